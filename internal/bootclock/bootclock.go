@@ -1,0 +1,2 @@
+// Package bootclock is a clock for ages: it never stands still and is never set.
+package bootclock
