@@ -1,0 +1,59 @@
+package policy
+
+import (
+	"fmt"
+	"iter"
+	"strings"
+
+	"github.com/keybroker/keybroker/broker/peer"
+)
+
+// keysOf yields every condition that the caller meets; one of a group that it
+// has twice may come twice.
+//
+// A caller over a unix socket is its uid and its groups, one over TLS the names
+// in its certificate; never both. The overflow uid says that the kernel cannot
+// name the user here, so nothing of it counts; the overflow gid is just not a
+// group.
+func keysOf(id *peer.Identity) iter.Seq[matchKey] {
+	return func(yield func(matchKey) bool) {
+		switch id.Network {
+		case peer.Unix:
+			if id.UIDOverflow {
+				return
+			}
+			if !yield(matchKey{kind: byUID, id: id.UID}) {
+				return
+			}
+			if !id.GIDOverflow && !yield(matchKey{kind: byGID, id: id.GID}) {
+				return
+			}
+			for _, g := range id.Groups {
+				if !yield(matchKey{kind: byGID, id: g}) {
+					return
+				}
+			}
+		case peer.TLS:
+			if id.SPIFFEID != "" && !yield(matchKey{kind: bySPIFFEID, name: id.SPIFFEID}) {
+				return
+			}
+			for _, name := range id.DNSNames {
+				if name != "" && !yield(matchKey{kind: byDNSName, name: name}) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// describe says who the caller is, for the error that refuses it.
+func describe(id *peer.Identity) string {
+	switch id.Network {
+	case peer.Unix:
+		return fmt.Sprintf("uid %d, gid %d", id.UID, id.GID)
+	case peer.TLS:
+		return fmt.Sprintf("TLS, SPIFFE ID %q, DNS names %s", id.SPIFFEID, strings.Join(id.DNSNames, ", "))
+	default:
+		return "without a proven identity"
+	}
+}
