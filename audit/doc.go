@@ -1,0 +1,27 @@
+// Package audit is the broker's append-only, hash-chained log: one JSON object a
+// line, each naming the hash of the line before it, across files.
+//
+// Append returns nil only once its record is in the file (or on disk). Whoever
+// answers a request first appends its record, and refuses the request if that
+// fails; so an answer without a record cannot exist. A record without an answer
+// can.
+//
+// What is written is never changed, truncated or deleted. If a file ends in a
+// torn line, or a write or fsync of it failed, it is left as it is under its
+// rotated name, and a new file goes on with the chain; its first record, of
+// event repair, accounts for what the former file ends in.
+//
+//	record.go      what a record says
+//	encode.go      the record as JSON, at most 8 KiB
+//	line.go        the line: chain, hash, limits
+//	log.go         Open, Append, Head, Close
+//	writer.go      the one goroutine that writes
+//	successor.go   how a file is followed by the next
+//	recover.go     how the end of a file is read back
+//	tail.go        readers
+//	refusals.go    refusals that are summed
+//	files.go       every call that creates, syncs or renames a file
+//
+// docs/audit.md specifies the format, so that it can be checked without this
+// package. Package audit/verify is such a checker.
+package audit

@@ -1,0 +1,182 @@
+package audit
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+)
+
+// ending is what a file ends in.
+type ending struct {
+	// last is the last whole record. seq is 0 if there is none.
+	last link
+	// tail is what follows the last whole record: the beginning of a line that
+	// a power loss or a short write cut off.
+	tail       int64
+	tailSHA256 string
+}
+
+// window is how much of a file's end is read first: some records. It is doubled
+// until it holds a whole one.
+const window = 64 << 10
+
+// readEnding reads back the end of f and checks the records there, each by
+// itself and as a chain.
+//
+// The torn tail is what follows the last newline, or begins with the first line
+// that holds a NUL byte: the log writes none, so it can only be space that the
+// file system gave the file before a power loss and did not fill. Any other
+// damage is an error: the log must not be continued as if it were whole.
+func (s system) readEnding(f *os.File, name string) (ending, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return ending{}, err
+	}
+	size := info.Size()
+	for n := min(int64(window), size); ; n = min(2*n, size) {
+		b := make([]byte, n)
+		if _, err := s.read(f, b, size-n); err != nil && err != io.EOF {
+			return ending{}, err
+		}
+		skipped := 0
+		if n < size { // begin with a whole line
+			skipped = bytes.IndexByte(b, '\n') + 1
+			if skipped == 0 || bytes.IndexByte(b[:skipped], 0) >= 0 {
+				continue
+			}
+		}
+		whole, tail := cutTail(b[skipped:])
+		if len(whole) == 0 && n < size {
+			continue
+		}
+		end := ending{tail: int64(len(tail))}
+		if len(tail) > 0 {
+			sum := sha256.Sum256(tail)
+			end.tailSHA256 = hex.EncodeToString(sum[:])
+		}
+		if err := end.check(whole); err != nil {
+			return ending{}, s.located(f, name, size-n+int64(skipped), err)
+		}
+		return end, nil
+	}
+}
+
+// readAfter reads what f holds past offset, where the record at was the last.
+// Records that follow it are whole; the tail is what stands after them.
+func (s system) readAfter(f *os.File, offset int64, at link) (ending, error) {
+	end := ending{last: at}
+	b := make([]byte, 2*maxBatchBytes) // more than a batch
+	n, err := s.read(f, b, offset)
+	if err != nil && err != io.EOF {
+		return ending{}, err
+	}
+	for rest := b[:n]; len(rest) > 0; {
+		line := rest[:bytes.IndexByte(rest, '\n')+1]
+		p, err := parseLine(line)
+		if err != nil || !p.follows(end.last) {
+			break
+		}
+		end.last = p.link
+		offset += int64(len(line))
+		rest = rest[len(line):]
+	}
+	tail := sha256.New()
+	for {
+		n, err := s.read(f, b, offset+end.tail)
+		tail.Write(b[:n])
+		end.tail += int64(n)
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return ending{}, err
+		}
+	}
+	if end.tail > 0 {
+		end.tailSHA256 = hex.EncodeToString(tail.Sum(nil))
+	}
+	return end, nil
+}
+
+// cutTail splits the torn tail off.
+func cutTail(b []byte) (whole, tail []byte) {
+	end := len(b)
+	if i := bytes.IndexByte(b, 0); i >= 0 {
+		end = i
+	}
+	end = bytes.LastIndexByte(b[:end], '\n') + 1
+	return b[:end], b[end:]
+}
+
+// damage is a line that is not as it was written.
+type damage struct {
+	lines int // before it in what was read
+	err   error
+}
+
+func (d *damage) Error() string { return d.err.Error() }
+
+// check reads whole lines and sets e.last.
+func (e *ending) check(lines []byte) error {
+	for n := 0; len(lines) > 0; n++ {
+		length := bytes.IndexByte(lines, '\n') + 1
+		p, err := parseLine(lines[:length])
+		if err == nil && n > 0 && !p.follows(e.last) {
+			err = errNotChained
+		}
+		if err != nil {
+			return &damage{n, err}
+		}
+		e.last = p.link
+		lines = lines[length:]
+	}
+	return nil
+}
+
+// located adds file and line to damage found in what begins at offset.
+func (s system) located(f *os.File, name string, offset int64, err error) error {
+	d, ok := err.(*damage)
+	if !ok {
+		return err
+	}
+	line := d.lines + 1
+	buf := make([]byte, window)
+	for at := int64(0); at < offset; {
+		n, err := s.read(f, buf[:min(int64(len(buf)), offset-at)], at)
+		line += bytes.Count(buf[:n], []byte{'\n'})
+		at += int64(n)
+		if err != nil {
+			break
+		}
+	}
+	return fmt.Errorf("%s:%d: the record was changed after it was written: %w; "+
+		"nothing is appended to a damaged log: run `keybroker audit verify`, keep the files as evidence, "+
+		"and move all of them to another directory, so that a new log can begin", name, line, d.err)
+}
+
+// opening is what the first record of a file says.
+type opening struct {
+	seq   uint64
+	logID string
+}
+
+// readOpening reads the first record of f.
+func (s system) readOpening(f *os.File, name string) (opening, error) {
+	b := make([]byte, MaxLine)
+	n, err := s.read(f, b, 0)
+	if err != nil && err != io.EOF {
+		return opening{}, err
+	}
+	p, err := parseLine(b[:bytes.IndexByte(b[:n], '\n')+1])
+	if err == nil && p.logID == "" {
+		err = errors.New("it does not name the log, as the first record of a file does")
+	}
+	if err != nil {
+		return opening{}, s.located(f, name, 0, &damage{err: err})
+	}
+	return opening{p.seq, p.logID}, nil
+}

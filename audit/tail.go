@@ -1,0 +1,234 @@
+package audit
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+)
+
+// Tail calls fn with each record from fromSeq on, in order, and with the line as
+// it stands in the file, without the newline. If fromSeq is 0, it begins with
+// the next record to be written; if that record is no longer in the directory,
+// with the oldest that is. Without follow it ends after the record that was the
+// last when it was called; with follow it goes on until ctx ends, and then
+// returns ctx's error, or until the log is closed.
+//
+// It reads the files and never holds up the writer. fn must not keep line. An
+// error of fn ends Tail and is returned as it is.
+func (l *Log) Tail(ctx context.Context, fromSeq uint64, follow bool, fn func(seq uint64, line []byte) error) error {
+	at, _ := l.await(ctx, 0)
+	last := at.head
+	if fromSeq == 0 {
+		fromSeq = last + 1
+	}
+	r := reader{l: l, next: fromSeq}
+	defer r.close()
+	for {
+		for r.next <= last {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			line, err := r.read(last)
+			if err != nil {
+				return fmt.Errorf("tail the audit log: %w", err)
+			}
+			if err := fn(r.next-1, line); err != nil {
+				return err
+			}
+		}
+		if !follow {
+			return nil
+		}
+		at, err := l.await(ctx, r.next)
+		if err != nil {
+			return err
+		}
+		last = at.head
+	}
+}
+
+// standing is what readers know of the log.
+type standing struct {
+	head  uint64 // the last record
+	first uint64 // the first record of the live file
+}
+
+// await returns where the log stands, once there is the record seq.
+func (l *Log) await(ctx context.Context, seq uint64) (standing, error) {
+	for {
+		l.mu.Lock()
+		at := standing{l.head.Seq, l.first}
+		if at.head >= seq {
+			l.mu.Unlock()
+			return at, nil
+		}
+		if l.moved == nil {
+			l.moved = make(chan struct{})
+		}
+		moved := l.moved
+		l.mu.Unlock()
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return at, ctx.Err()
+		case <-l.ended:
+			return at, errClosed
+		}
+	}
+}
+
+// reader reads records across files.
+type reader struct {
+	l    *Log
+	next uint64 // the record to be read next
+	file *os.File
+	in   *bufio.Reader
+}
+
+func (r *reader) close() {
+	if r.file != nil {
+		r.file.Close()
+		r.file = nil
+	}
+}
+
+// read returns the record r.next, which is there since head is at least that,
+// and moves on. The line is valid until the next call.
+func (r *reader) read(head uint64) ([]byte, error) {
+	for {
+		if r.file == nil {
+			if err := r.open(head); err != nil {
+				return nil, err
+			}
+		}
+		line, err := r.in.ReadSlice('\n')
+		if seq, ok := seqOf(line); err == nil && ok && seq >= r.next {
+			if seq != r.next {
+				return nil, fmt.Errorf("record %d is missing; run `keybroker audit verify`", r.next)
+			}
+			r.next++
+			return line[:len(line)-1], nil
+		} else if err == nil && ok {
+			continue // before the first record asked for
+		}
+		if err != nil && err != io.EOF && !errors.Is(err, bufio.ErrBufferFull) {
+			return nil, err
+		}
+		// What is left of this file is no record: it was followed by another.
+		r.close()
+	}
+}
+
+// open opens the file that holds r.next, a little before it. If there is none,
+// it sets r.next to the oldest record there is.
+func (r *reader) open(head uint64) error {
+	const tries = 10 // a file may be renamed between listing and opening it
+	var err error
+	for range tries {
+		var path string
+		if path, err = r.find(head); err != nil {
+			return err
+		}
+		var f *os.File
+		if f, err = os.OpenFile(path, os.O_RDONLY|noFollow, 0); err != nil {
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			return err
+		}
+		var offset int64
+		if offset, err = seek(f, r.next); err == nil {
+			if _, err = f.Seek(offset, io.SeekStart); err == nil {
+				r.file, r.in = f, bufio.NewReaderSize(f, 4*MaxLine)
+				return nil
+			}
+		}
+		f.Close()
+		if !errors.Is(err, errNotHere) {
+			return err
+		}
+	}
+	return fmt.Errorf("record %d was not found: %w", r.next, err)
+}
+
+// find returns the path of the file that should hold r.next.
+func (r *reader) find(head uint64) (string, error) {
+	live, _ := r.l.await(context.Background(), 0)
+	if r.next >= live.first {
+		return r.l.path, nil
+	}
+	files, err := formerFiles(r.l.path)
+	if err != nil {
+		return "", err
+	}
+	if len(files) == 0 {
+		r.next = live.first
+		return r.l.path, nil
+	}
+	if r.next < files[0].first {
+		r.next = files[0].first
+	}
+	i := slices.IndexFunc(files, func(f formerFile) bool { return f.first > r.next })
+	if i < 0 {
+		i = len(files)
+	}
+	return files[i-1].path, nil
+}
+
+var errNotHere = errors.New("the file does not hold it")
+
+// seek returns the offset of a line of f that is at or before the record seq,
+// and near it, by halving: numbers only grow within a file.
+func seek(f *os.File, seq uint64) (int64, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	first, _, ok, err := lineFrom(f, 0)
+	if err != nil {
+		return 0, err
+	}
+	if !ok || first > seq {
+		return 0, errNotHere
+	}
+	low, high := int64(0), info.Size() // low is a line at or before seq
+	for high-low > window {
+		middle := low + (high-low)/2
+		found, at, ok, err := lineFrom(f, middle)
+		switch {
+		case err != nil:
+			return 0, err
+		case ok && found <= seq:
+			low = at
+		default:
+			high = middle
+		}
+	}
+	return low, nil
+}
+
+// lineFrom returns the number and the offset of the first record that begins
+// after offset, or at it if it is 0; ok is false if there is none near.
+func lineFrom(f *os.File, offset int64) (seq uint64, at int64, ok bool, err error) {
+	b := make([]byte, 2*MaxLine)
+	n, err := f.ReadAt(b, offset)
+	if err != nil && err != io.EOF {
+		return 0, 0, false, err
+	}
+	b = b[:n]
+	if offset > 0 {
+		begin := bytes.IndexByte(b, '\n') + 1
+		if begin == 0 {
+			return 0, 0, false, nil
+		}
+		b, at = b[begin:], offset+int64(begin)
+	}
+	seq, ok = seqOf(b)
+	return seq, at, ok, nil
+}

@@ -1,0 +1,344 @@
+package audit
+
+import (
+	"fmt"
+	"os"
+	"time"
+)
+
+// The limits of a batch: what one write(2) carries.
+const (
+	maxBatch      = 512
+	maxBatchBytes = 256 << 10
+)
+
+// After a failure within calm of the one before, the next attempt to go on waits,
+// from retryFirst on, twice as long each time, up to retryMax: each attempt may
+// leave a file behind, and a disk with room for one record only would be filled
+// with them.
+const (
+	calm       = time.Minute
+	retryFirst = 100 * time.Millisecond
+	retryMax   = 5 * time.Second
+)
+
+// writer is the state of the one goroutine that writes.
+type writer struct {
+	l     *Log
+	lock  *os.File
+	logID string
+
+	file  *os.File
+	first uint64 // number of the file's first record
+	size  int64  // of the file
+	head  link   // the last record that was answered for
+	// synced is the last record known to be on disk.
+	synced uint64
+	// moved is the rotated name of file, once it has one.
+	moved string
+
+	// broken is why file must not be written or synced again; nil if it may.
+	broken   *failure
+	failedAt time.Time
+	retry    time.Duration
+
+	// timer is for the next sync, or, if broken, for the next attempt to go on.
+	timer   *time.Timer
+	armed   bool
+	syncing bool // a sync is under way; its result comes through syncs
+	syncs   chan syncResult
+
+	batch []*request
+	buf   []byte
+}
+
+// failure is why a file cannot be continued. reason stands in the repair record.
+type failure struct {
+	reason string
+	err    error
+}
+
+type syncResult struct {
+	upTo uint64
+	took time.Duration
+	err  error
+}
+
+func newWriter(l *Log, lock *os.File) *writer {
+	w := &writer{
+		l: l, lock: lock,
+		timer: time.NewTimer(time.Hour),
+		syncs: make(chan syncResult, 1),
+		buf:   make([]byte, 0, maxBatchBytes+MaxLine),
+	}
+	w.timer.Stop()
+	return w
+}
+
+func (w *writer) run() {
+	defer close(w.l.ended)
+	for {
+		select {
+		case r := <-w.l.queue:
+			w.serve(r)
+		case result := <-w.syncs:
+			w.endSync(result)
+		case <-w.timer.C:
+			w.armed = false
+			w.tick()
+		case <-w.l.closing:
+			w.end()
+			return
+		}
+	}
+}
+
+// serve writes r and what else waits, as one batch.
+func (w *writer) serve(r *request) {
+	w.batch = append(w.batch[:0], r)
+	for bytes := len(r.members); len(w.batch) < maxBatch && bytes < maxBatchBytes/2; {
+		select {
+		case r := <-w.l.queue:
+			w.batch = append(w.batch, r)
+			bytes += len(r.members)
+			continue
+		default:
+		}
+		break
+	}
+	if w.broken == nil {
+		w.write()
+	} else {
+		w.refuse(w.broken.err)
+	}
+	clear(w.batch)
+}
+
+// write writes the batch by one write(2) and answers it.
+func (w *writer) write() {
+	w.buf = w.buf[:0]
+	at := w.head
+	for _, r := range w.batch {
+		w.buf, at = w.l.assemble.appendLine(w.buf, at, w.l.now(), r.members)
+	}
+	if _, err := w.l.sys.write(w.file, w.buf); err != nil {
+		w.refuse(err)
+		w.fail(reasonWriteFailed, err)
+		return
+	}
+	w.size += int64(len(w.buf))
+	if w.l.mode == SyncAlways {
+		began := time.Now()
+		err := w.l.sys.sync(w.file)
+		if err != nil {
+			w.refuse(err)
+			w.fail(reasonSyncFailed, err)
+			return
+		}
+		w.noteSynced(time.Since(began))
+		if f := w.displaced(); f != nil {
+			w.refuse(f.err)
+			w.fail(f.reason, f.err)
+			return
+		}
+		w.synced = at.seq
+	} else if !w.armed && !w.syncing {
+		w.arm(w.l.interval)
+	}
+	seq := w.head.seq
+	w.head = at
+	w.publish(nil)
+	if written := w.l.observe.Written; written != nil {
+		for _, r := range w.batch {
+			written(r.event, r.outcome)
+		}
+	}
+	for _, r := range w.batch {
+		seq++
+		r.done <- answer{seq: seq}
+	}
+}
+
+// refuse answers the batch with an error.
+func (w *writer) refuse(err error) {
+	err = fmt.Errorf("%w: %w", ErrUnavailable, err)
+	for _, r := range w.batch {
+		r.done <- answer{err: err}
+	}
+}
+
+func (w *writer) arm(d time.Duration) {
+	w.timer.Reset(d)
+	w.armed = true
+}
+
+// tick does what the timer was set for.
+func (w *writer) tick() {
+	switch {
+	case w.broken != nil:
+		w.recover()
+	case w.syncing || w.synced == w.head.seq:
+	default:
+		w.beginSync()
+	}
+}
+
+// beginSync syncs beside the writes that follow, so that these need not wait. The
+// writer takes the result before it lets go of the file.
+func (w *writer) beginSync() {
+	w.syncing = true
+	file, upTo := w.file, w.head.seq
+	go func() {
+		began := time.Now()
+		err := w.l.sys.sync(file)
+		w.syncs <- syncResult{upTo, time.Since(began), err}
+	}()
+}
+
+func (w *writer) endSync(result syncResult) {
+	w.takeSync(result)
+	if w.broken != nil {
+		return
+	}
+	if result.err != nil {
+		w.fail(reasonSyncFailed, result.err)
+		return
+	}
+	if f := w.displaced(); f != nil {
+		w.fail(f.reason, f.err)
+		return
+	}
+	if w.synced < w.head.seq {
+		w.arm(w.l.interval)
+	}
+}
+
+func (w *writer) takeSync(result syncResult) {
+	w.syncing = false
+	if result.err == nil {
+		w.synced = max(w.synced, result.upTo)
+		w.noteSynced(result.took)
+	}
+}
+
+func (w *writer) noteSynced(took time.Duration) {
+	if synced := w.l.observe.Synced; synced != nil {
+		synced(took)
+	}
+}
+
+// displaced tells whether the file is no longer the log that readers see.
+func (w *writer) displaced() *failure {
+	at, size, err := placeOf(w.file, w.l.path)
+	switch {
+	case err != nil:
+		return &failure{reasonSyncFailed, err}
+	case at == gone:
+		return &failure{reasonFileRemoved, fmt.Errorf("%s was removed while the broker wrote it", w.l.path)}
+	case at == replaced:
+		return &failure{reasonFileReplaced, w.inTheWay()}
+	case size != w.size:
+		return &failure{reasonFileChanged, fmt.Errorf("%s was changed while the broker wrote it: it has %d bytes instead of %d", w.l.path, size, w.size)}
+	}
+	return nil
+}
+
+func (w *writer) inTheWay() error {
+	return fmt.Errorf("%s is no longer the file that the broker wrote: move it away", w.l.path)
+}
+
+// fail gives the file up, and goes on in a new one if it can.
+func (w *writer) fail(reason string, err error) {
+	w.broken = &failure{reason, err}
+	if w.l.observe.WriteError != nil {
+		w.l.observe.WriteError()
+	}
+	w.l.log.Error("the audit log cannot be written", "file", w.l.path, "reason", reason, "error", err)
+	w.publish(err)
+	again := !w.failedAt.IsZero() && time.Since(w.failedAt) < calm
+	w.failedAt = time.Now()
+	if again {
+		w.retryLater()
+		return
+	}
+	w.retry = retryFirst
+	w.recover()
+}
+
+func (w *writer) retryLater() {
+	w.arm(w.retry)
+	w.retry = min(2*w.retry, retryMax)
+}
+
+// recover goes on in a new file, or tries again later.
+func (w *writer) recover() {
+	if w.syncing { // the file is in use until its sync has ended
+		w.takeSync(<-w.syncs)
+	}
+	began, reason := w.failedAt, w.broken.reason
+	if err := w.replace(); err != nil {
+		if w.broken.err.Error() != err.Error() {
+			w.l.log.Error("the audit log still cannot be written", "file", w.l.path, "error", err)
+		}
+		w.broken.err = err
+		w.publish(err)
+		w.retryLater()
+		return
+	}
+	w.broken = nil
+	w.timer.Stop()
+	w.armed = false
+	w.publish(nil)
+	w.l.log.Warn("the audit log goes on in a new file", "file", w.l.path, "reason", reason,
+		"seq", w.head.seq, "after", time.Since(began))
+}
+
+// publish tells Head and the readers where the log stands.
+func (w *writer) publish(err error) {
+	l := w.l
+	l.mu.Lock()
+	l.head = Head{Seq: w.head.seq, Hash: w.head.hash, File: l.path}
+	if err != nil {
+		l.head.Err = fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	l.first = w.first
+	if l.moved != nil {
+		close(l.moved)
+		l.moved = nil
+	}
+	l.mu.Unlock()
+	if l.observe.HeadSeq != nil {
+		l.observe.HeadSeq(w.head.seq)
+	}
+}
+
+// end writes what is queued, syncs and closes.
+func (w *writer) end() {
+	for more := true; more; {
+		select {
+		case r := <-w.l.queue:
+			w.serve(r)
+		default:
+			more = false
+		}
+	}
+	if w.syncing {
+		w.endSync(<-w.syncs)
+	}
+	var err error
+	if w.broken != nil {
+		err = w.broken.err
+	} else if w.synced < w.head.seq {
+		err = w.l.sys.sync(w.file)
+	}
+	w.timer.Stop()
+	for _, f := range []*os.File{w.file, w.lock} {
+		if failed := f.Close(); err == nil {
+			err = failed
+		}
+	}
+	if err != nil {
+		w.l.endErr = fmt.Errorf("close the audit log: %w", err)
+	}
+	w.publish(errClosed)
+}
