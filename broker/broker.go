@@ -1,0 +1,222 @@
+// Package broker is the core of keybroker: it generates, wraps, unwraps and
+// rewraps data keys for callers that the policy names, through the KMSs that the
+// config lists, and answers nothing that is not in the audit log.
+//
+// It knows no wire protocol and no SDK. A front door proves who calls, hands the
+// request to a Broker and words its answer; every check, refusal and record is
+// made here, once for all front doors. A request goes through these files:
+//
+//	operation.go     who is it, may he, and the audit record of what came of it
+//	wrap.go, unwrap.go, rewrap.go, batch.go, inspect.go, status.go, purge.go
+//	make.go          makes the intermediate keys that new envelopes are under
+//	intermediate.go  finds the intermediate key of an envelope, cached or not
+//	load.go          has a recipient open it
+//	kms.go           calls a backend
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/keybroker/keybroker/audit"
+	"github.com/keybroker/keybroker/cache"
+	"github.com/keybroker/keybroker/internal/secret"
+)
+
+// Options are what a Broker is made of. All fields are required.
+type Options struct {
+	// Version of the program, for the audit.
+	Version string
+	// BootID is the kernel's id of this boot, for the audit; empty if unknown.
+	BootID string
+	// Load reads the configuration again. It returns whole new Settings, in
+	// which the KMS of a backend that did not change is the same as before, or
+	// an error that says all that is wrong with them.
+	Load func(context.Context) (Settings, error)
+	// Audit is written by every call. The Broker does not close it.
+	Audit *audit.Log
+	// Arena holds the intermediate keys. The Broker does not close it.
+	Arena *secret.Arena
+	// CacheCapacity is how many intermediate keys are cached; at least 1.
+	CacheCapacity int
+	// CallTimeout bounds a call, whatever deadline its caller set.
+	CallTimeout time.Duration
+	// AuditTimeout bounds the wait for a record to be written.
+	AuditTimeout time.Duration
+	// Now is the wall clock, for what is written down.
+	Now func() time.Time
+	// Uptime is a clock whose differences are ages: never set, and running on
+	// while the machine sleeps.
+	Uptime   func() time.Time
+	Random   io.Reader
+	Logger   *slog.Logger
+	Observer Observer
+}
+
+// Broker answers calls. It is safe for concurrent use.
+type Broker struct {
+	version       string
+	reload        func(context.Context) (Settings, error)
+	audit         *audit.Log
+	refusals      *audit.Refusals
+	arena         *secret.Arena
+	cache         *cache.Cache[[32]byte, *intermediate]
+	cacheCapacity int
+	callTimeout   time.Duration
+	auditTimeout  time.Duration
+	now           func() time.Time
+	uptime        func() time.Time
+	random        io.Reader
+	log           *slog.Logger
+	observe       Observer
+
+	snap       atomic.Pointer[snapshot]
+	writers    writers
+	budgets    budgets
+	conditions conditions
+
+	applying sync.Mutex // held while settings change
+	ctx      context.Context
+	stop     context.CancelFunc
+	tasks    sync.WaitGroup
+}
+
+// New returns a Broker that serves s, and writes the audit's start record. It
+// calls no KMS. The caller ends it with Close.
+func New(ctx context.Context, o Options, s Settings) (*Broker, error) {
+	b := &Broker{
+		version:       o.Version,
+		reload:        o.Load,
+		audit:         o.Audit,
+		refusals:      audit.NewRefusals(o.Audit, o.Uptime),
+		arena:         o.Arena,
+		cacheCapacity: o.CacheCapacity,
+		callTimeout:   o.CallTimeout,
+		auditTimeout:  o.AuditTimeout,
+		now:           o.Now,
+		uptime:        o.Uptime,
+		random:        o.Random,
+		log:           o.Logger,
+		observe:       o.Observer,
+		writers:       writers{current: map[string]*writing{}, making: map[string]*making{}},
+		budgets:       budgets{of: map[string]*rate.Limiter{}},
+		conditions:    conditions{of: map[Recipient]condition{}},
+	}
+	b.cache = cache.New[[32]byte](cache.Config[*intermediate]{
+		Capacity: o.CacheCapacity,
+		Now:      o.Uptime,
+		Evict:    func(i *intermediate) { i.bytes.Wipe() },
+		Outage:   isOutage,
+		Refusal:  isRefusal,
+	})
+	snap, err := s.resolve(b.kmsOf)
+	if err != nil {
+		return nil, err
+	}
+	snap.loadedAt = b.now()
+	if _, err := b.audit.Append(ctx, audit.Record{
+		Event: audit.EventStart, Outcome: audit.OutcomeOK, BootID: o.BootID,
+		Detail: "version " + o.Version + ", config " + s.SHA256,
+	}); err != nil {
+		return nil, fmt.Errorf("the audit's start record: %w", err)
+	}
+	b.snap.Store(snap)
+	b.configured(snap)
+	b.ctx, b.stop = context.WithCancel(context.Background())
+	b.tasks.Go(b.sweep)
+	b.tasks.Go(b.probe)
+	b.tasks.Go(b.flushRefusals)
+	return b, nil
+}
+
+// Close ends the Broker's background work, wipes the cache, writes the audit's
+// stop record and closes the KMSs. The front doors are closed before it. ctx
+// bounds the wait for the record.
+func (b *Broker) Close(ctx context.Context) error {
+	b.stop()
+	b.cache.Close()
+	b.tasks.Wait()
+	err := b.refusals.Close(ctx)
+	_, unwritten := b.audit.Append(ctx, audit.Record{Event: audit.EventStop, Outcome: audit.OutcomeOK})
+	err = errors.Join(err, unwritten)
+	for _, m := range b.snap.Load().kmss {
+		err = errors.Join(err, m.of.KMS.Close())
+	}
+	return err
+}
+
+// kmsOf wraps a backend, or finds the wrapper it has.
+func (b *Broker) kmsOf(name string, of Backend) *kms {
+	if old := b.snap.Load(); old != nil {
+		if m := old.kmss[name]; m != nil && m.of == of {
+			return m
+		}
+	}
+	return &kms{name: name, of: of, observe: b.observe, now: b.now}
+}
+
+// configured tells the observer which names there are.
+func (b *Broker) configured(snap *snapshot) {
+	names := make([]string, 0, len(snap.kmss))
+	for name := range snap.kmss {
+		names = append(names, name)
+	}
+	b.observe.Configured(names, snap.names)
+}
+
+// sweep wipes, once a minute, what nobody asks for any more, and tells the
+// observer how the cache is.
+func (b *Broker) sweep() {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-b.ctx.Done():
+			return
+		case <-tick.C:
+			b.cache.Sweep()
+			b.gauge()
+		}
+	}
+}
+
+// flushRefusals writes the sums of refusals when their minute has passed.
+func (b *Broker) flushRefusals() {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-b.ctx.Done():
+			return
+		case <-tick.C:
+			ctx, cancel := context.WithTimeout(b.ctx, b.auditTimeout)
+			if err := b.refusals.Flush(ctx); err != nil {
+				b.log.Error("sums of refused calls could not be written", "error", err)
+			}
+			cancel()
+		}
+	}
+}
+
+// sweepEvery is how long a key that nobody asks for may stay in locked memory
+// past its limits. It is served to nobody in that time.
+const sweepEvery = time.Minute
+
+// gauge tells the observer how full the cache is and how long each key would
+// last.
+func (b *Broker) gauge() {
+	b.observe.CacheEntries(b.cache.Len())
+	snap := b.snap.Load()
+	for _, name := range snap.names {
+		_, runway := b.lasts(snap.present[name])
+		b.observe.Runway(name, runway)
+	}
+}

@@ -1,0 +1,178 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/broker/envelope"
+)
+
+// loadError is why no recipient opened an intermediate key.
+type loadError struct {
+	// known: it had been opened before and was still cached.
+	known    bool
+	failures []failure
+}
+
+type failure struct {
+	recipient Recipient
+	err       error
+}
+
+func (e *loadError) add(r Recipient, err error) {
+	e.failures = append(e.failures, failure{r, err})
+}
+
+// Error lists what each recipient said.
+func (e *loadError) Error() string {
+	if len(e.failures) == 0 {
+		return "no recipient of the envelope is configured"
+	}
+	said := make([]string, len(e.failures))
+	for i, f := range e.failures {
+		said[i] = fmt.Sprintf("%s: %v", f.recipient.Backend, f.err)
+	}
+	return strings.Join(said, "; ")
+}
+
+// refused tells whether a recipient gave a definite no about this intermediate
+// key, so that it may no longer be served. Of a key that was never opened here
+// an invalid ciphertext says nothing: anyone can make one.
+func (e *loadError) refused() bool {
+	for _, f := range e.failures {
+		c := backends.ClassOf(f.err)
+		if c.Refused() || c == backends.InvalidCiphertext && e.known {
+			return true
+		}
+	}
+	return false
+}
+
+// outage tells whether nobody could be asked, which is when a stale key may be
+// served. A KMS that does not accept the broker's credential answers, so that
+// is none.
+func (e *loadError) outage() bool {
+	if e.refused() || len(e.failures) == 0 {
+		return false
+	}
+	for _, f := range e.failures {
+		switch backends.ClassOf(f.err) {
+		case backends.Unavailable, backends.Throttled:
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+func isOutage(err error) bool {
+	var e *loadError
+	return errors.As(err, &e) && e.outage()
+}
+
+func isRefusal(err error) bool {
+	var e *loadError
+	return errors.As(err, &e) && e.refused()
+}
+
+// explain turns why an intermediate key could not be had into what the caller is
+// told. The log has what each KMS said; the caller gets its class.
+func explain(ctx context.Context, k *key, part *envelope.IKPart, err error) error {
+	var known *Error
+	if errors.As(err, &known) {
+		return known
+	}
+	if ended := givenUp(ctx); ended != nil {
+		return ended
+	}
+	var load *loadError
+	if !errors.As(err, &load) {
+		return fail(Internal, "key "+k.Name+": internal error; the broker's log has the cause", err)
+	}
+	if len(load.failures) == 0 {
+		return fail(NoBackend, notListed(k, part), err)
+	}
+	return fail(reasonOf(load.failures), "key "+k.Name+": "+classes(load.failures)+hint(reasonOf(load.failures)), err)
+}
+
+// reasonOf chooses the one reason for what several recipients said. As long as
+// one of them may still open it, it is an outage.
+func reasonOf(failures []failure) Reason {
+	has := map[backends.Class]bool{}
+	for _, f := range failures {
+		has[backends.ClassOf(f.err)] = true
+	}
+	switch {
+	case has[backends.Unavailable], has[backends.Unauthenticated], has[backends.Internal]:
+		return BackendUnavailable
+	case has[backends.Throttled]:
+		return BackendThrottled
+	case has[backends.Disabled], has[backends.NotFound]:
+		return KEKDisabled
+	case has[backends.Denied]:
+		return KEKDenied
+	default:
+		return InvalidEnvelope
+	}
+}
+
+// hint says what to do about a reason.
+func hint(r Reason) string {
+	switch r {
+	case BackendUnavailable:
+		return "; try again, and see `keybroker status`"
+	case BackendThrottled:
+		return "; try again later"
+	case KEKDisabled:
+		return "; enable or restore the master key, or use another recipient"
+	case KEKDenied:
+		return "; grant the broker the use of the master key"
+	default:
+		return "; the wrapped key was changed, or its master key never made it"
+	}
+}
+
+func classes(failures []failure) string {
+	said := make([]string, len(failures))
+	for i, f := range failures {
+		said[i] = fmt.Sprintf("backend %s, master key %s: %s", f.recipient.Backend, f.recipient.Key, backends.ClassOf(f.err))
+	}
+	return strings.Join(said, "; ")
+}
+
+// notListed names the master keys that could open the envelope, and where the
+// config would allow them.
+func notListed(k *key, part *envelope.IKPart) string {
+	var refs []string
+	for _, r := range part.Recipients() {
+		refs = append(refs, r.Provider+" "+r.Reference)
+	}
+	return fmt.Sprintf("key %s: the wrapped key opens only with %s, which the config does not list; add it to keys.%s.former_recipients",
+		k.Name, strings.Join(refs, " or "), k.Name)
+}
+
+// givenUp is the answer to a caller whose ctx has ended, or nil.
+func givenUp(ctx context.Context) *Error {
+	if ctx.Err() == nil {
+		return nil
+	}
+	return fail(Deadline, "the call's deadline passed or it was cancelled before a KMS answered", context.Cause(ctx))
+}
+
+// explainMaking turns why no intermediate key could be made into what the caller
+// is told.
+func explainMaking(k *key, err error) error {
+	var load *loadError
+	if !errors.As(err, &load) {
+		return fail(Internal, "key "+k.Name+": internal error; the broker's log has the cause", err)
+	}
+	reason := reasonOf(load.failures)
+	if reason == InvalidEnvelope {
+		// No envelope is concerned: the master key cannot serve at all.
+		reason = KEKDisabled
+	}
+	return fail(reason, "key "+k.Name+": "+classes(load.failures)+hint(reason), err)
+}

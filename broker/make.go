@@ -1,0 +1,234 @@
+package broker
+
+import (
+	"context"
+	"crypto/subtle"
+	"fmt"
+	"io"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/broker/envelope"
+)
+
+// writing is the intermediate key that a key's new envelopes are made with. Its
+// bytes are in the cache under its id, subject to the cache's rules: what a KMS
+// refuses to open is not used to wrap either.
+type writing struct {
+	part   *envelope.IKPart
+	madeAt time.Time
+	maxAge time.Duration
+	// lacks tells that some of the key's recipients could not wrap it.
+	lacks   bool
+	maxUses uint64
+	uses    atomic.Uint64
+}
+
+// take counts one use. It is false if the key is too old or used up, or if the
+// clock says that it was made in the future.
+func (w *writing) take(now time.Time) bool {
+	age := now.Sub(w.madeAt)
+	return age >= 0 && age < w.maxAge && w.uses.Add(1) <= w.maxUses
+}
+
+// aging tells that it is time to make the successor: a quarter of the age or of
+// the uses is left.
+func (w *writing) aging(now time.Time) bool {
+	return now.Sub(w.madeAt) >= w.maxAge/4*3 || w.uses.Load() >= w.maxUses/4*3+w.maxUses%4
+}
+
+// writers holds the present writing of each key, and makes new ones, one at a
+// time for each key.
+type writers struct {
+	mu      sync.Mutex
+	current map[string]*writing // by key name
+	making  map[string]*making
+}
+
+// making is one attempt that its waiters share.
+type making struct {
+	done chan struct{}
+	err  error
+}
+
+// writer returns an intermediate key that may be used once more, with the use
+// counted. It waits for a KMS only if there is none.
+func (b *Broker) writer(ctx context.Context, k *key) (*writing, error) {
+	// A new key may be used up by others before this call takes it, if max_uses
+	// is small; each round then makes another.
+	for {
+		b.writers.mu.Lock()
+		w := b.writers.current[k.Name]
+		now := b.uptime()
+		if w != nil && w.take(now) {
+			if w.aging(now) {
+				b.startMaking(k)
+			}
+			b.writers.mu.Unlock()
+			return w, nil
+		}
+		m := b.startMaking(k)
+		b.writers.mu.Unlock()
+		select {
+		case <-m.done:
+		case <-ctx.Done():
+			return nil, givenUp(ctx)
+		}
+		if m.err != nil {
+			return nil, explainMaking(k, m.err)
+		}
+	}
+}
+
+// forget drops w, so that the next envelope gets a new intermediate key.
+func (b *Broker) forget(name string, w *writing) {
+	b.writers.mu.Lock()
+	defer b.writers.mu.Unlock()
+	if b.writers.current[name] == w {
+		delete(b.writers.current, name)
+	}
+}
+
+// startMaking begins to make an intermediate key for k, or joins the attempt
+// that is under way. b.writers.mu is held.
+func (b *Broker) startMaking(k *key) *making {
+	if m := b.writers.making[k.Name]; m != nil {
+		return m
+	}
+	m := &making{done: make(chan struct{})}
+	b.writers.making[k.Name] = m
+	b.tasks.Go(func() {
+		w, err := b.make(b.ctx, k)
+		b.writers.mu.Lock()
+		m.err = err
+		delete(b.writers.making, k.Name)
+		// After a reload that changed the key, what was made for its old
+		// recipients is not used.
+		if err == nil && sameWriters(b.snap.Load().present[k.Name], k) {
+			b.writers.current[k.Name] = w
+		}
+		b.writers.mu.Unlock()
+		close(m.done)
+	})
+	return m
+}
+
+// make makes an intermediate key for k: random bytes, wrapped by every
+// recipient, and each wrap opened again through its KMS, since a role that may
+// encrypt but not decrypt would else be found in the disaster.
+func (b *Broker) make(ctx context.Context, k *key) (w *writing, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			b.log.Error("panic while an intermediate key was made", "key", k.Name, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			w, err = nil, fmt.Errorf("panic")
+		}
+	}()
+	pairs, err := envelope.AssociatedPairs(k.Name, k.Context)
+	if err != nil {
+		return nil, err
+	}
+	ik := make([]byte, envelope.IKSize)
+	defer clear(ik)
+	if _, err := io.ReadFull(b.random, ik); err != nil {
+		return nil, fmt.Errorf("random bytes: %w", err)
+	}
+
+	wraps, failed := b.wrapForAll(ctx, k, pairs, ik)
+	if len(wraps) < k.MinRecipients {
+		return nil, failed
+	}
+	recipients := make([]envelope.Recipient, len(wraps))
+	for i, done := range wraps {
+		recipients[i] = done.wrap
+	}
+	part, err := envelope.NewIKPart(k.Name, k.Context, recipients, ik)
+	if err != nil {
+		return nil, err
+	}
+	held, err := b.arena.New(ik)
+	if err != nil {
+		return nil, fmt.Errorf("no locked memory for an intermediate key: %w", err)
+	}
+	first := wraps[0]
+	b.cache.Put(part.ID(), &intermediate{
+		bytes: held, key: k.Name, opener: first.recipient.Recipient, by: first.recipient.kms,
+		kek: kekName(first.wrap.Reference, first.wrap.Version),
+	}, k.Limits)
+
+	w = &writing{part: part, madeAt: b.uptime(), maxAge: k.MaxAge, maxUses: k.MaxUses}
+	if lacking := len(k.writers()) - len(wraps); lacking > 0 {
+		w.lacks = true
+		w.maxAge = min(k.MaxAge, k.CheckInterval)
+		b.log.Warn("an intermediate key lacks recipients; another is made with all of them as soon as they answer",
+			"key", k.Name, "lacking", lacking, "error", failed)
+	}
+	b.log.Info("made an intermediate key", "key", k.Name, "recipients", len(wraps))
+	return w, nil
+}
+
+// wrapped is one recipient's wrap that has been opened again.
+type wrapped struct {
+	recipient recipient
+	wrap      envelope.Recipient
+}
+
+// wrapForAll has all of k's recipients wrap ik at the same time. It returns the
+// wraps that were proven, in the config's order, and what the others said.
+func (b *Broker) wrapForAll(ctx context.Context, k *key, pairs envelope.Pairs, ik []byte) ([]wrapped, *loadError) {
+	recipients := k.writers()
+	wraps := make([]envelope.Recipient, len(recipients))
+	errs := make([]error, len(recipients))
+	var all sync.WaitGroup
+	for i, r := range recipients {
+		all.Go(func() { wraps[i], errs[i] = wrapProven(ctx, r, pairs, ik) })
+	}
+	all.Wait()
+	var good []wrapped
+	failed := &loadError{}
+	for i, r := range recipients {
+		b.conditions.note(r.Recipient, errs[i] == nil, b.uptime().Add(probeBad))
+		if errs[i] != nil {
+			failed.add(r.Recipient, errs[i])
+			b.log.Warn("a recipient did not wrap an intermediate key",
+				"key", k.Name, "backend", r.Backend, "kek", r.Key, "class", backends.ClassOf(errs[i]), "error", errs[i])
+			continue
+		}
+		good = append(good, wrapped{r, wraps[i]})
+	}
+	return good, failed
+}
+
+// wrapProven has one recipient wrap ik and open the wrap again.
+func wrapProven(ctx context.Context, r recipient, pairs envelope.Pairs, ik []byte) (wrap envelope.Recipient, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = backends.Errorf(backends.Internal, "wrap", r.Key, "panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	w, err := r.kms.wrap(ctx, backends.WrapRequest{
+		Key: r.Key, Plaintext: ik, Pairs: pairs.Map(), AssociatedData: pairs.Canonical(),
+	})
+	if err != nil {
+		return envelope.Recipient{}, err
+	}
+	if w.Provider != r.kms.of.Provider {
+		return envelope.Recipient{}, backends.Errorf(backends.Internal, "wrap", r.Key, "the backend says that it is %q", w.Provider)
+	}
+	again, err := r.kms.unwrap(ctx, backends.UnwrapRequest{
+		Key: r.Key, Reference: w.Reference, Version: w.Version, Binding: w.Binding, Ciphertext: w.Ciphertext,
+		Pairs: pairs.Map(), AssociatedData: pairs.Canonical(),
+	})
+	if err != nil {
+		return envelope.Recipient{}, fmt.Errorf("it wrapped, but does not unwrap: %w", err)
+	}
+	defer clear(again)
+	if subtle.ConstantTimeCompare(again, ik) != 1 {
+		return envelope.Recipient{}, backends.Errorf(backends.Internal, "unwrap", r.Key, "it did not give back what it had wrapped")
+	}
+	return envelope.Recipient{
+		Provider: w.Provider, Reference: w.Reference, Version: w.Version, Binding: w.Binding, Wrapped: w.Ciphertext,
+	}, nil
+}

@@ -1,0 +1,58 @@
+package broker
+
+import (
+	"context"
+
+	"github.com/keybroker/keybroker/audit"
+	"github.com/keybroker/keybroker/broker/policy"
+)
+
+// RewrapRequest asks for a wrapped key to be wrapped again.
+type RewrapRequest struct {
+	WrappedKey []byte
+	// Context is what it was bound to; the new one is bound to the same.
+	Context map[string]string
+	// KeyName is the key to wrap under; empty means the wrapped key's own.
+	KeyName string
+}
+
+// Rewrap opens a wrapped key and wraps the same data key again, under the
+// present recipients of its own key or of another. The data key does not leave
+// the broker. Within a key it needs the right to rewrap; to another key, those
+// to unwrap with the one and to wrap with the other.
+//
+// Its errors are *Error.
+func (b *Broker) Rewrap(ctx context.Context, call Call, req RewrapRequest) (Wrapped, error) {
+	var w Wrapped
+	err := b.perform(ctx, call, audit.EventRewrap, func(ctx context.Context, op *operation) error {
+		source, env, err := op.parse(req.WrappedKey)
+		if err != nil {
+			return err
+		}
+		target := source
+		if to := op.snap.keys[req.KeyName]; req.KeyName == "" || to == source {
+			_, err = op.authorize(source.Name, policy.Rewrap)
+		} else if _, err = op.authorize(source.Name, policy.Unwrap); err == nil {
+			target, err = op.authorize(req.KeyName, policy.Wrap)
+		}
+		if err != nil {
+			return err
+		}
+		pairs, err := op.context(req.Context)
+		if err != nil {
+			return err
+		}
+		dek, _, err := b.unseal(ctx, op, source, env, pairs)
+		if err != nil {
+			return err
+		}
+		defer clear(dek)
+		op.rec.Detail = "from " + source.Name + " envelope " + op.rec.Envelope
+		w, err = b.seal(ctx, op, target, pairs, dek)
+		return err
+	})
+	if err != nil {
+		return Wrapped{}, err
+	}
+	return w, nil
+}
