@@ -1,0 +1,82 @@
+package grpcapi
+
+import (
+	"context"
+	"encoding/hex"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/keybroker/keybroker/broker"
+	keybrokerv1 "github.com/keybroker/keybroker/proto/keybroker/v1"
+)
+
+// admin implements keybroker.v1.Admin.
+type admin struct {
+	keybrokerv1.UnsafeAdminServer
+	broker *broker.Broker
+	about  About
+}
+
+func (s *admin) GetStatus(ctx context.Context, _ *keybrokerv1.GetStatusRequest) (*keybrokerv1.GetStatusResponse, error) {
+	st, err := s.broker.Status(ctx, callOf(ctx, "GetStatus"))
+	out := &keybrokerv1.GetStatusResponse{
+		Version:        s.about.Version,
+		Node:           s.about.Node,
+		StartedAt:      timestamp(s.about.StartedAt),
+		ConfigSha256:   st.ConfigSHA256,
+		ConfigLoadedAt: timestamp(st.ConfigLoadedAt),
+		Keys:           keyInfos(st.Keys),
+		Cache:          &keybrokerv1.CacheStatus{Entries: uint64(st.CacheEntries), Capacity: uint64(st.CacheCapacity)},
+		Audit: &keybrokerv1.AuditStatus{
+			Path: st.Audit.File, HeadSeq: st.Audit.Seq, HeadHash: hex.EncodeToString(st.Audit.Hash[:]),
+		},
+		Memory: &keybrokerv1.MemoryStatus{
+			Arena: string(st.Memory.Kind), ArenaBytes: uint64(st.Memory.Bytes), ArenaUsedBytes: uint64(st.Memory.UsedBytes),
+		},
+	}
+	if st.Audit.Err != nil {
+		out.Audit.Error = st.Audit.Err.Error()
+	}
+	for _, b := range st.Backends {
+		info := &keybrokerv1.BackendStatus{
+			Name: b.Name, Type: b.Type,
+			LastSuccessAt: timestamp(b.LastSuccess), LastFailureAt: timestamp(b.LastFailure),
+		}
+		if b.Asked {
+			info.Up = &b.Up
+		}
+		if !b.LastFailure.IsZero() {
+			info.LastErrorClass, info.LastError = b.LastClass.String(), b.LastError
+		}
+		out.Backends = append(out.Backends, info)
+	}
+	return answer(out, err)
+}
+
+func (s *admin) PurgeCache(ctx context.Context, req *keybrokerv1.PurgeCacheRequest) (*keybrokerv1.PurgeCacheResponse, error) {
+	n, err := s.broker.Purge(ctx, callOf(ctx, "PurgeCache"), req.GetKeyName(), req.GetForce())
+	return answer(&keybrokerv1.PurgeCacheResponse{Purged: uint64(n)}, err)
+}
+
+func (s *admin) Reload(ctx context.Context, _ *keybrokerv1.ReloadRequest) (*keybrokerv1.ReloadResponse, error) {
+	sha256, err := s.broker.Reload(ctx, callOf(ctx, "Reload"))
+	return answer(&keybrokerv1.ReloadResponse{ConfigSha256: sha256}, err)
+}
+
+func (s *admin) TailAudit(req *keybrokerv1.TailAuditRequest, stream grpc.ServerStreamingServer[keybrokerv1.TailAuditResponse]) error {
+	ctx := stream.Context()
+	err := s.broker.Tail(ctx, callOf(ctx, "TailAudit"), req.GetFromSeq(), !req.GetNoFollow(), func(seq uint64, line []byte) error {
+		return stream.Send(&keybrokerv1.TailAuditResponse{Seq: seq, Line: line})
+	})
+	return statusOf(err).Err()
+}
+
+// timestamp leaves out a time that is not set.
+func timestamp(t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	return timestamppb.New(t)
+}
