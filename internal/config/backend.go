@@ -1,0 +1,158 @@
+package config
+
+import (
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+)
+
+func (w *walker) backends(v value) []Backend {
+	var backends []Backend
+	members := w.members(v)
+	if len(members) == 0 {
+		w.mismatch(v, "at least one backend")
+	}
+	for _, m := range members {
+		named := w.isName(m)
+		if backend, ok := w.backend(m); ok && named {
+			backends = append(backends, backend)
+		}
+	}
+	slices.SortFunc(backends, func(a, b Backend) int { return strings.Compare(a.Name, b.Name) })
+	return backends
+}
+
+func (w *walker) backend(v value) (Backend, bool) {
+	backend := Backend{Name: v.name.Value}
+	if t, later := w.laterType(v); later {
+		w.problem(t, quote(t.node.Value)+", a type that this version of keybroker does not have yet", "one of file, vault")
+		return backend, false
+	}
+	b := w.block(v, "backends.NAME")
+	b.oneOf("type", &backend.Type)
+	switch backend.Type {
+	case TypeFile:
+		backend.File = &File{}
+		b.directory("path", &backend.File.Path)
+	case TypeVault:
+		backend.Vault = w.vault(b)
+	default:
+		return backend, false
+	}
+	return backend, true
+}
+
+// laterType finds a type that only later versions have. Its other keys are not
+// looked at: this version cannot tell what is right.
+func (w *walker) laterType(v value) (value, bool) {
+	for _, m := range w.peek(v) {
+		if m.name.Value == "type" && m.isText() && slices.Contains(laterTypes(), m.node.Value) {
+			return m, true
+		}
+	}
+	return value{}, false
+}
+
+// directory reads the path of a keyring.
+func (b block) directory(name string, dst *string) {
+	b.path(name, dst)
+	if *dst != "" {
+		b.w.need(b.fields[name], *dst, keyring)
+	}
+}
+
+func (w *walker) vault(b block) *Vault {
+	vault := &Vault{Mount: DefaultVaultMount, Timeout: DefaultVaultTimeout}
+	b.url("address", &vault.Address)
+	b.pattern("id", &vault.ID, vaultID, "1 to 64 letters, digits, dots, underscores and hyphens that name this Vault for ever: it stands in every envelope")
+	b.mountPath("namespace", &vault.Namespace)
+	b.mountPath("mount", &vault.Mount)
+	b.duration("timeout", &vault.Timeout, 100*time.Millisecond, time.Minute)
+	if v, ok := b.fields["auth"]; ok {
+		vault.Auth = w.vaultAuth(v)
+	}
+	if v, ok := b.fields["tls"]; ok {
+		vault.TLS = w.vaultTLS(v)
+	}
+	return vault
+}
+
+func (w *walker) vaultAuth(v value) VaultAuth {
+	b := w.block(v, "backends.NAME.auth")
+	var a VaultAuth
+	b.oneOf("method", &a.Method)
+	switch a.Method {
+	case MethodToken:
+		b.file("token_file", &a.TokenFile, private)
+	case MethodAppRole:
+		a.Mount = MethodAppRole
+		b.file("role_id_file", &a.RoleIDFile, private)
+		b.file("secret_id_file", &a.SecretIDFile, private)
+		b.boolean("secret_id_wrapped", &a.SecretIDWrapped)
+	case MethodKubernetes:
+		a.Mount = MethodKubernetes
+		a.JWTFile = DefaultJWTFile
+		b.pattern("role", &a.Role, vaultPart, "the name of a role of Vault's kubernetes auth method")
+		if _, ok := b.fields["jwt_file"]; ok {
+			b.file("jwt_file", &a.JWTFile, projected)
+		} else {
+			w.need(v, a.JWTFile, projected)
+		}
+	}
+	b.mountPath("mount", &a.Mount)
+	return a
+}
+
+func (w *walker) vaultTLS(v value) VaultTLS {
+	b := w.block(v, "backends.NAME.tls")
+	var t VaultTLS
+	b.file("ca_file", &t.CAFile, trusted)
+	b.file("cert_file", &t.CertFile, trusted)
+	b.file("key_file", &t.KeyFile, private)
+	b.pattern("server_name", &t.ServerName, dnsForm, "the DNS name in Vault's certificate")
+	_, hasCert := b.fields["cert_file"]
+	_, hasKey := b.fields["key_file"]
+	switch {
+	case hasCert && !hasKey:
+		w.missing(v, "key_file")
+	case hasKey && !hasCert:
+		w.missing(v, "cert_file")
+	}
+	return t
+}
+
+// url reads the address of Vault. A user or query in it could be a secret, so
+// it is not repeated.
+func (b block) url(name string, dst *string) {
+	v, ok := b.fields[name]
+	if !ok {
+		return
+	}
+	const want = "a URL such as https://vault.example.com:8200"
+	s, ok := b.w.text(v, want)
+	if !ok {
+		return
+	}
+	u, err := url.Parse(s)
+	switch {
+	case err != nil || strings.ContainsAny(s, "@?# "):
+		b.w.problem(v, "text that is no plain URL", want+", without user, query and fragment")
+	case u.Scheme != "https" && u.Scheme != "http":
+		b.w.problem(v, quote(s), want)
+	case !isHost(u.Hostname()) || strings.HasSuffix(u.Host, ":") || !validPort(u.Port()):
+		b.w.problem(v, quote(s), want)
+	case u.Path != "" && u.Path != "/":
+		b.w.problem(v, quote(s), want+", without a path")
+	default:
+		*dst = u.Scheme + "://" + u.Host
+		if u.Scheme == "http" && !isLoopback(u.Hostname()) {
+			b.w.warn(v, quote(s)+", over which tokens and keys go in the clear", "https")
+		}
+	}
+}
+
+func validPort(port string) bool {
+	n, ok := decimal(port)
+	return port == "" || ok && n > 0 && n < 65536
+}

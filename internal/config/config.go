@@ -1,0 +1,224 @@
+// Package config reads keybroker's configuration: one YAML file, read strictly.
+//
+// Whatever is wrong is told at once, each problem with file, line and column, the
+// key's path, what was found and what would be right. A Config that was returned
+// without an error is complete: defaults are filled in, names of users and groups
+// are ids, paths are absolute, and every name that is used is defined.
+//
+// There is never a secret in it: secrets are in files of their own, of which the
+// config knows the paths and looks at the permissions, never at the content.
+package config
+
+import (
+	"io/fs"
+	"time"
+
+	"github.com/keybroker/keybroker/broker/policy"
+)
+
+// Config is one valid configuration. Nothing in it is shared with another
+// Config.
+type Config struct {
+	// Version of the configuration's format: 1.
+	Version int
+	// Node names this broker in the audit log. Default: the host's name.
+	Node   string
+	Listen Listen
+	// Backends are sorted by name; at least one.
+	Backends []Backend
+	// Keys are sorted by name; at least one.
+	Keys []Key
+	// Clients are sorted by name. policy.New accepts them.
+	Clients []policy.Client
+	// MissRates is how many loads from a KMS a client may cause a second, by the
+	// client's name; every client has one.
+	MissRates map[string]float64
+	Audit     Audit
+	Memory    Memory
+	Cache     Cache
+	// SHA256 of the file's bytes, in lower-case hex.
+	SHA256 string
+	// Warnings are what is valid but may not be meant.
+	Warnings Problems
+}
+
+// Listen is where the broker is reached. At least one of GRPC and GRPCTCP is
+// there; what is nil is not served.
+type Listen struct {
+	GRPC    *GRPCSocket
+	GRPCTCP *GRPCTCP
+	Admin   *Admin
+}
+
+// GRPCSocket is the unix socket of the gRPC API.
+type GRPCSocket struct {
+	// Path is absolute and fits sockaddr_un.
+	Path string
+	// Mode is the socket's mode, permission bits only. Default 0660.
+	Mode fs.FileMode
+	// UID and GID are the socket's owner. Nil: the broker's own.
+	UID, GID *uint32
+}
+
+// GRPCTCP is the gRPC API over TCP. It is always mutual TLS.
+type GRPCTCP struct {
+	// Address is host:port; host is not empty.
+	Address string
+	// CertFile, KeyFile and ClientCAFile are PEM files: the server's chain, its
+	// key, and the roots that client certificates are verified against.
+	CertFile, KeyFile, ClientCAFile string
+}
+
+// Admin is the HTTP listener of metrics and health.
+type Admin struct {
+	// Address is host:port. It is a warning if others than this host reach it.
+	Address string
+}
+
+// The types of backends in this version.
+const (
+	TypeFile  = "file"
+	TypeVault = "vault"
+)
+
+// Backend is a connection to a KMS. Exactly the field of its Type is not nil.
+type Backend struct {
+	Name, Type string
+	File       *File
+	Vault      *Vault
+}
+
+// File is a local keyring.
+type File struct {
+	// Path of the keyring's directory.
+	Path string
+}
+
+// Vault is a Transit mount of Vault or OpenBao.
+type Vault struct {
+	// Address is an http or https URL without user, query and fragment.
+	Address string
+	// ID names the Vault cluster in envelopes. Empty: Vault's cluster_id.
+	ID string
+	// Namespace is without slashes at its ends; empty: the root namespace.
+	Namespace string
+	// Mount is the Transit mount, without slashes at its ends. Default: transit.
+	Mount string
+	Auth  VaultAuth
+	TLS   VaultTLS
+	// Timeout bounds each call. Default: DefaultVaultTimeout.
+	Timeout time.Duration
+}
+
+// The methods by which the broker logs in to Vault.
+const (
+	MethodToken      = "token"
+	MethodAppRole    = "approle"
+	MethodKubernetes = "kubernetes"
+)
+
+// VaultAuth is how the broker logs in. Fields of other methods than Method's are
+// zero.
+type VaultAuth struct {
+	Method string
+	// Mount of the auth method, without slashes at its ends. Default: the method's
+	// name. Empty for token.
+	Mount string
+	// TokenFile holds the token (token).
+	TokenFile string
+	// RoleIDFile and SecretIDFile hold the ids (approle). With SecretIDWrapped the
+	// latter holds a response-wrapping token instead.
+	RoleIDFile, SecretIDFile string
+	SecretIDWrapped          bool
+	// Role is the Vault role, JWTFile the service account's token (kubernetes).
+	// Default of JWTFile: DefaultJWTFile.
+	Role, JWTFile string
+}
+
+// VaultTLS is how Vault is verified, and who the broker is to it. Empty fields:
+// the system's roots, no client certificate, the address's host.
+type VaultTLS struct {
+	CAFile, CertFile, KeyFile, ServerName string
+}
+
+// Key is a broker key.
+type Key struct {
+	Name string
+	// Recipients wrap and unwrap, in order of preference: 1 to 8, each a different
+	// backend and key, also from FormerRecipients.
+	Recipients []Recipient
+	// FormerRecipients only unwrap.
+	FormerRecipients []Recipient
+	// MinRecipients is 1 to len(Recipients). Default: all.
+	MinRecipients int
+	// CheckInterval is how long an intermediate key that lacks recipients is used
+	// before all are tried again. Default: DefaultCheckInterval.
+	CheckInterval time.Duration
+	// Context is bound to every wrap; FormerContexts are accepted in envelopes made
+	// before. All fit an envelope together with the key's name. Context may be nil.
+	Context        map[string]string
+	FormerContexts []map[string]string
+	// TTL is how long an intermediate key is served from cache, MaxStale how long
+	// after it was loaded it is served in an outage: 0 (not past TTL) or at least
+	// TTL.
+	TTL, MaxStale time.Duration
+	// MaxAge and MaxUses bound how long one intermediate key makes new envelopes.
+	MaxAge  time.Duration
+	MaxUses uint64
+	// Aliases are other names of the key; no two keys share one.
+	Aliases []string
+}
+
+// Recipient is a master key in a backend.
+type Recipient struct {
+	// Backend is the name of one of Config.Backends.
+	Backend string
+	// Key is the master key's name in it.
+	Key string
+}
+
+// Audit is the audit log.
+type Audit struct {
+	Path string
+	// SyncAlways has every record on disk before its answer; else it is written
+	// before, and synced every SyncInterval.
+	SyncAlways bool
+	// SyncInterval is 0 with SyncAlways.
+	SyncInterval time.Duration
+	// AllowUnaudited lets calls succeed although their record could not be
+	// written.
+	AllowUnaudited bool
+}
+
+// Memory is the locked memory for key bytes.
+type Memory struct {
+	// RequireLocked has the start fail if the memory cannot be locked.
+	RequireLocked bool
+	// Size in bytes; it has room for Cache.Capacity intermediate keys.
+	Size int
+}
+
+// Cache bounds the cache of intermediate keys.
+type Cache struct {
+	// Capacity is how many are kept at most.
+	Capacity int
+}
+
+// The defaults, where they are not obvious from the field.
+const (
+	DefaultSocketMode    fs.FileMode = 0o660
+	DefaultVaultMount                = "transit"
+	DefaultVaultTimeout              = 3 * time.Second
+	DefaultJWTFile                   = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+	DefaultCheckInterval             = 5 * time.Minute
+	DefaultTTL                       = time.Hour
+	// DefaultMaxStale outlasts a weekend. It is also how long a broker that
+	// reaches no KMS goes on with a key that was revoked there.
+	DefaultMaxStale             = 72 * time.Hour
+	DefaultMaxAge               = 24 * time.Hour
+	DefaultMaxUses       uint64 = 1 << 20
+	DefaultMissRate             = 50.0
+	DefaultSyncInterval         = 100 * time.Millisecond
+	DefaultMemorySize           = 1 << 20
+	DefaultCacheCapacity        = 4096
+)

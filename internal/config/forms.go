@@ -1,0 +1,19 @@
+package config
+
+import "regexp"
+
+// The forms of names that others define.
+var (
+	dnsForm   = regexp.MustCompile(`^([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
+	nodeForm  = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?$`)
+	uuidForm  = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
+	vaultPart = regexp.MustCompile(`^[A-Za-z0-9._-]{1,128}$`)
+	// vaultID goes into envelopes, where a slash separates it from what follows.
+	vaultID = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?$`)
+	// masterKey is a Transit key's name (Vault: framework.GenericNameRegex) and a
+	// keyring key's.
+	masterKey = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9._-]{0,126}[A-Za-z0-9_])?$`)
+	// spiffeForm is a workload's SPIFFE ID (SPIFFE-ID standard, section 2): a trust
+	// domain and a path, whose segments are not . or .. (checked apart).
+	spiffeForm = regexp.MustCompile(`^spiffe://[a-z0-9._-]{1,255}(/[A-Za-z0-9._-]+)+$`)
+)

@@ -1,0 +1,203 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// The limits of the envelope that a configuration could break
+// (docs/envelope.md). A test holds them to the envelope's own.
+const (
+	maxRecipients   = 8
+	maxStaticPairs  = 63   // the key's name is one more
+	maxContextBytes = 8192 // canonical: 4, and 8 a pair
+)
+
+// maxTime is the longest time that may be configured for anything.
+const maxTime = 366 * 24 * time.Hour
+
+func (w *walker) keys(v value, backends []string) []Key {
+	var keys []Key
+	names := map[string]string{} // name or alias → the key it belongs to
+	members := w.members(v)
+	if len(members) == 0 {
+		w.mismatch(v, "at least one key")
+	}
+	for _, m := range members {
+		if w.isName(m) {
+			names[m.name.Value] = m.name.Value
+		}
+	}
+	for _, m := range members {
+		keys = append(keys, w.key(m, backends, names))
+	}
+	slices.SortFunc(keys, func(a, b Key) int { return strings.Compare(a.Name, b.Name) })
+	return keys
+}
+
+// key reads one key. Without backends, what recipients name is not checked. names
+// has the names of all keys, and the aliases so far.
+func (w *walker) key(v value, backends []string, names map[string]string) Key {
+	b := w.block(v, "keys.NAME")
+	k := Key{
+		Name: v.name.Value, CheckInterval: DefaultCheckInterval, TTL: DefaultTTL,
+		MaxAge: DefaultMaxAge, MaxUses: DefaultMaxUses,
+	}
+	seen := map[Recipient]int{}
+	if v, ok := b.fields["recipients"]; ok {
+		k.Recipients = w.recipients(v, "keys.NAME.recipients[]", backends, seen)
+		if n := len(v.node.Content); !w.told[v.node] && (n < 1 || n > maxRecipients) {
+			w.problem(v, fmt.Sprintf("%d recipients", n), fmt.Sprintf("1 to %d", maxRecipients))
+		}
+		k.MinRecipients = len(k.Recipients)
+		if minimum, ok := b.fields["min_recipients"]; ok {
+			if n, ok := w.number(minimum, 1, uint64(max(1, len(v.node.Content)))); ok {
+				k.MinRecipients = int(n)
+			}
+		}
+	}
+	if v, ok := b.fields["former_recipients"]; ok {
+		k.FormerRecipients = w.recipients(v, "keys.NAME.former_recipients[]", backends, seen)
+	}
+	b.duration("check_interval", &k.CheckInterval, time.Second, 24*time.Hour)
+	if v, ok := b.fields["context"]; ok {
+		k.Context = w.context(v, k.Name)
+	}
+	if v, ok := b.fields["former_contexts"]; ok {
+		for _, item := range w.items(v) {
+			k.FormerContexts = append(k.FormerContexts, w.context(item, k.Name))
+		}
+	}
+	k.MaxStale = max(DefaultMaxStale, k.TTL)
+	if v, ok := b.fields["cache"]; ok {
+		k.TTL, k.MaxStale = w.keyCache(v)
+	}
+	if v, ok := b.fields["intermediate"]; ok {
+		b := w.block(v, "keys.NAME.intermediate")
+		b.duration("max_age", &k.MaxAge, time.Minute, maxTime)
+		b.number("max_uses", &k.MaxUses, 1, math.MaxUint32)
+	}
+	if v, ok := b.fields["aliases"]; ok {
+		k.Aliases = w.aliases(v, k.Name, names)
+	}
+	return k
+}
+
+func (w *walker) recipients(v value, schema string, backends []string, seen map[Recipient]int) []Recipient {
+	var recipients []Recipient
+	for _, item := range w.items(v) {
+		b := w.block(item, schema)
+		var r Recipient
+		b.text("backend", &r.Backend, "the name of a backend")
+		b.pattern("key", &r.Key, masterKey, "the master key's name in its backend: letters, digits, dots, underscores and hyphens")
+		if r.Backend != "" && backends != nil && !slices.Contains(backends, r.Backend) {
+			w.problem(b.fields["backend"], quote(r.Backend)+", which is not under backends", "the name of a backend"+suggest(r.Backend, backends))
+			continue
+		}
+		if r.Backend == "" || r.Key == "" {
+			continue
+		}
+		if first, ok := seen[r]; ok {
+			w.problem(item, fmt.Sprintf("backend %s and key %s a second time; the first is in line %d", r.Backend, r.Key, first), "each master key once, under recipients or former_recipients")
+			continue
+		}
+		seen[r] = item.node.Line
+		recipients = append(recipients, r)
+	}
+	return recipients
+}
+
+// context reads static pairs.
+func (w *walker) context(v value, key string) map[string]string {
+	pairs := map[string]string{}
+	size := 4 + len("keybroker:key") + len(key) + 8
+	for _, m := range w.members(v) {
+		name := m.name.Value
+		if prefix, _, ok := strings.Cut(name, ":"); ok && (prefix == "keybroker" || prefix == "aws") {
+			w.misnamed(m, fmt.Sprintf("a pair whose name begins with %s:", prefix), "another name: those that begin with keybroker: and aws: are reserved")
+			continue
+		}
+		if w.told[m.node] {
+			continue
+		}
+		if !m.isText() {
+			w.mismatch(m, "a string, in quotes")
+			continue
+		}
+		if !utf8.ValidString(name) || !utf8.ValidString(m.node.Value) {
+			w.problem(m, "text that is not valid UTF-8", "UTF-8")
+			continue
+		}
+		pairs[name] = m.node.Value
+		size += 8 + len(name) + len(m.node.Value)
+	}
+	switch {
+	case len(pairs) > maxStaticPairs:
+		w.problem(v, fmt.Sprintf("%d pairs", len(pairs)), fmt.Sprintf("at most %d", maxStaticPairs))
+	case size > maxContextBytes:
+		w.problem(v, fmt.Sprintf("%d bytes, with the key's name and 8 for each pair", size), fmt.Sprintf("at most %d bytes", maxContextBytes))
+	}
+	return pairs
+}
+
+// keyCache reads a key's cache times.
+func (w *walker) keyCache(v value) (ttl, maxStale time.Duration) {
+	b := w.block(v, "keys.NAME.cache")
+	ttl = DefaultTTL
+	b.duration("ttl", &ttl, time.Second, maxTime)
+	maxStale = max(DefaultMaxStale, ttl)
+	b.duration("max_stale", &maxStale, 0, maxTime)
+	if at, ok := b.fields["max_stale"]; ok && maxStale != 0 && maxStale < ttl {
+		w.problem(at, fmt.Sprintf("%s, which is less than ttl (%s)", quote(at.node.Value), units(ttl)), "at least ttl, since it counts from the same moment, or 0s to serve nothing past ttl")
+	}
+	return ttl, maxStale
+}
+
+// aliases reads other names of key.
+func (w *walker) aliases(v value, key string, names map[string]string) []string {
+	var aliases []string
+	for _, item := range w.items(v) {
+		alias, ok := w.text(item, "an alias: "+nameWant)
+		if !ok {
+			continue
+		}
+		if !nameForm.MatchString(alias) {
+			w.problem(item, quote(alias), "an alias: "+nameWant)
+			continue
+		}
+		if owner, taken := names[alias]; taken {
+			w.problem(item, fmt.Sprintf("%s, which is already a name of key %s", quote(alias), owner), "a name that no key has")
+			continue
+		}
+		names[alias] = key
+		aliases = append(aliases, alias)
+	}
+	return aliases
+}
+
+// keyNames are the names under keys, and the aliases with the key they belong
+// to, as far as they can be read.
+func keyNames(keys []Key) (names []string, aliases map[string]string) {
+	aliases = map[string]string{}
+	for _, k := range keys {
+		names = append(names, k.Name)
+		for _, a := range k.Aliases {
+			aliases[a] = k.Name
+		}
+	}
+	return names, aliases
+}
+
+// mappingNames are the keys of a mapping, sorted, whatever is under them.
+func (w *walker) mappingNames(v value) []string {
+	names := map[string]bool{}
+	for _, m := range w.peek(v) {
+		names[m.name.Value] = true
+	}
+	return slices.Sorted(maps.Keys(names))
+}

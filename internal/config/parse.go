@@ -1,0 +1,264 @@
+package config
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"go.yaml.in/yaml/v4"
+)
+
+// MaxSize is the size of the largest configuration in bytes.
+const MaxSize = 1 << 20
+
+// version is the only version of the format.
+const version = "1"
+
+// Parse reads a configuration. name is the file's name in problems. It opens no
+// file: the permissions of those that the configuration names are not checked.
+//
+// The error is Problems: everything that is wrong, each with its line.
+func Parse(name string, data []byte, env Environment) (*Config, error) {
+	w := newWalker(name, env)
+	c := w.parse(data)
+	if len(w.problems) > 0 {
+		return nil, w.problems.sorted()
+	}
+	return c, nil
+}
+
+func newWalker(name string, env Environment) *walker {
+	return &walker{file: name, env: env, schema: schema(), told: map[*yaml.Node]bool{}}
+}
+
+// parse returns a Config that is of use only if there are no problems.
+func (w *walker) parse(data []byte) *Config {
+	root, ok := w.document(data)
+	if !ok {
+		return nil
+	}
+	v := value{node: root}
+	w.structure(v, 0)
+	if !w.readable(v) {
+		return nil
+	}
+	c := &Config{Version: 1}
+	b := w.block(v, "")
+	if _, ok := b.fields["node"]; !ok {
+		c.Node = w.hostname(v)
+	}
+	b.pattern("node", &c.Node, nodeForm, "a name of letters, digits, dots, underscores and hyphens")
+	if v, ok := b.fields["listen"]; ok {
+		c.Listen = w.listen(v)
+	}
+	var backends []string
+	if v, ok := b.fields["backends"]; ok {
+		c.Backends = w.backends(v)
+		backends = w.mappingNames(v)
+	}
+	if v, ok := b.fields["keys"]; ok {
+		c.Keys = w.keys(v, backends)
+	}
+	if v, ok := b.fields["clients"]; ok {
+		c.Clients, c.MissRates = w.clients(v, c.Keys, c.Listen.GRPCTCP != nil)
+	}
+	if len(c.Clients) == 0 {
+		w.warn(v, "no client", "clients: as it is, every caller is refused")
+	}
+	c.Audit = Audit{SyncInterval: DefaultSyncInterval}
+	if v, ok := b.fields["audit"]; ok {
+		c.Audit = w.audit(v)
+	}
+	c.Cache.Capacity = DefaultCacheCapacity
+	if v, ok := b.fields["cache"]; ok {
+		b := w.block(v, "cache")
+		n := uint64(c.Cache.Capacity)
+		b.number("capacity", &n, 1, 1<<20)
+		c.Cache.Capacity = int(n)
+	}
+	c.Memory = Memory{RequireLocked: true, Size: DefaultMemorySize}
+	if v, ok := b.fields["memory"]; ok {
+		c.Memory = w.memory(v)
+	}
+	w.fits(b, c)
+	sum := sha256.Sum256(data)
+	c.SHA256 = hex.EncodeToString(sum[:])
+	c.Warnings = w.warnings.sorted()
+	return c
+}
+
+// readable holds that the file is of the version that this program reads. If it
+// is not, nothing else can be said of it.
+func (w *walker) readable(root value) bool {
+	for _, m := range w.peek(root) {
+		if m.name.Value != "version" || w.told[m.node] {
+			continue
+		}
+		if m.node.Kind == yaml.ScalarNode && m.node.ShortTag() == "!!int" && m.node.Value == version {
+			return true
+		}
+		w.problem(m, describe(m.node), "1, the only version that this keybroker reads")
+		return false
+	}
+	return true
+}
+
+func (w *walker) hostname(root value) string {
+	name, err := w.env.Hostname()
+	at := value{node: root.node, path: "node"}
+	switch {
+	case err != nil:
+		w.problem(at, fmt.Sprintf("nothing, and the host's name is not known (%v)", err), "a name")
+	case !nodeForm.MatchString(name):
+		w.problem(at, fmt.Sprintf("nothing, and the host's name is %s", quote(name)), "a name of letters, digits, dots, underscores and hyphens")
+	}
+	return name
+}
+
+func (w *walker) audit(v value) Audit {
+	b := w.block(v, "audit")
+	a := Audit{SyncInterval: DefaultSyncInterval}
+	b.path("path", &a.Path)
+	sync, onFailure := "os", "deny"
+	b.oneOf("sync", &sync)
+	b.duration("sync_interval", &a.SyncInterval, time.Millisecond, time.Minute)
+	if a.SyncAlways = sync == "always"; a.SyncAlways {
+		a.SyncInterval = 0
+	}
+	b.oneOf("on_failure", &onFailure)
+	if a.AllowUnaudited = onFailure == "allow"; a.AllowUnaudited {
+		w.warn(b.fields["on_failure"], "allow, so that keys are given out unrecorded when the audit log cannot be written", "deny")
+	}
+	return a
+}
+
+func (w *walker) memory(v value) Memory {
+	b := w.block(v, "memory")
+	locked := "require"
+	b.oneOf("locked", &locked)
+	m := Memory{RequireLocked: locked == "require", Size: DefaultMemorySize}
+	b.size("size", &m.Size, 64<<10, 1<<30)
+	return m
+}
+
+// fits holds that the locked memory has room for what is cached, 64 bytes for an
+// intermediate key and its place, and 64 KiB for keys in use beside it.
+func (w *walker) fits(root block, c *Config) {
+	const each, beside = 64, 64 << 10
+	need := int64(c.Cache.Capacity)*each + beside
+	if int64(c.Memory.Size) >= need {
+		return
+	}
+	at, ok := root.fields["memory"]
+	if !ok {
+		at = root.fields["cache"]
+	}
+	if !w.told[at.node] {
+		w.problem(at, fmt.Sprintf("memory.size %s for cache.capacity %d", binary(int64(c.Memory.Size)), c.Cache.Capacity),
+			fmt.Sprintf("a size of at least %dKiB, or a smaller capacity", (need+1023)/1024))
+	}
+}
+
+// document returns the root of the only YAML document in data.
+func (w *walker) document(data []byte) (*yaml.Node, bool) {
+	if !w.clean(data) {
+		return nil, false
+	}
+	loader, err := yaml.NewLoader(bytes.NewReader(data), yaml.WithUniqueKeys(false))
+	if err != nil { // unreachable: the options are constant
+		w.syntax(err)
+		return nil, false
+	}
+	var doc yaml.Node
+	switch err := loader.Load(&doc); {
+	case errors.Is(err, io.EOF):
+		w.place(1, 1, "an empty file", "a configuration that begins with version: 1")
+		return nil, false
+	case err != nil:
+		w.syntax(err)
+		return nil, false
+	case doc.Kind != yaml.DocumentNode || len(doc.Content) != 1: // unreachable: so is every document
+		w.place(1, 1, "no YAML document", "a configuration that begins with version: 1")
+		return nil, false
+	}
+	var second yaml.Node
+	switch err := loader.Load(&second); {
+	case errors.Is(err, io.EOF):
+	case err != nil:
+		w.syntax(err)
+		return nil, false
+	default:
+		w.place(max(1, second.Line), max(1, second.Column), "a second YAML document", "one document a file")
+		return nil, false
+	}
+	return doc.Content[0], true
+}
+
+// clean reports what no configuration may hold, before YAML is parsed: its
+// parser gives no line for some of it, and would accept the rest.
+func (w *walker) clean(data []byte) bool {
+	if len(data) > MaxSize {
+		w.place(1, 1, "more than 1 MiB", "a configuration of at most 1 MiB")
+		return false
+	}
+	before := len(w.problems)
+	number := 0
+	for line := range strings.Lines(string(data)) {
+		number++
+		if !utf8.ValidString(line) {
+			w.place(number, 1, "bytes that are not UTF-8", "UTF-8")
+			return false
+		}
+		indent := len(line) - len(strings.TrimLeft(line, " \t"))
+		if tab := strings.IndexByte(line[:indent], '\t'); tab >= 0 && strings.TrimSpace(line) != "" {
+			w.place(number, tab+1, "a tab", "spaces to indent with")
+		}
+		column := 0
+		for _, r := range line {
+			column++
+			if !allowed(r) && (r != '\ufeff' || number != 1 || column != 1) {
+				w.place(number, column, fmt.Sprintf("the character %U", r), "text without it")
+				break
+			}
+		}
+	}
+	return len(w.problems) == before
+}
+
+// allowed tells whether r may stand in a file. A lone carriage return and the
+// Unicode line ends would make lines that editors count in other ways.
+func allowed(r rune) bool {
+	switch {
+	case r == '\t', r == '\n', r == '\r':
+		return true
+	case r < 0x20, 0x7f <= r && r < 0xa0, r == 0x2028, r == 0x2029, r == '\ufeff', r == 0xfffe, r == 0xffff:
+		return false
+	default:
+		return true
+	}
+}
+
+// syntax reports an error of the YAML parser.
+func (w *walker) syntax(err error) {
+	var at *yaml.LoadError
+	if !errors.As(err, &at) {
+		w.place(1, 1, "text that is not YAML ("+err.Error()+")", "YAML")
+		return
+	}
+	found := at.Message
+	if at.ContextMsg != "" {
+		found = at.ContextMsg + ", " + found
+	}
+	w.place(max(1, at.Mark.Line), max(1, at.Mark.Column), "text that is not YAML ("+found+")", "YAML")
+}
+
+// place reports a problem of no key.
+func (w *walker) place(line, column int, found, want string) {
+	w.problems = append(w.problems, Problem{File: w.file, Line: line, Column: column, Found: found, Want: want})
+}

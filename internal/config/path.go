@@ -1,0 +1,95 @@
+package config
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+)
+
+// path reads a path and makes it absolute.
+func (b block) path(name string, dst *string) {
+	v, ok := b.fields[name]
+	if !ok {
+		return
+	}
+	const want = "a path"
+	s, ok := b.w.text(v, want)
+	switch {
+	case !ok:
+	case strings.HasPrefix(s, "~"):
+		b.w.problem(v, quote(s), "a path without ~, which only a shell knows")
+	case strings.Contains(s, "$"):
+		b.w.problem(v, quote(s), "a path without $: nothing is expanded here")
+	default:
+		*dst = b.w.absolute(s)
+	}
+}
+
+// credentialsVariable is the directory in which systemd puts a unit's
+// credentials (systemd.exec(5), LoadCredential=).
+const credentialsVariable = "${CREDENTIALS_DIRECTORY}/"
+
+// file reads the path of a file that the broker will read, and has Load look at
+// its permissions.
+func (b block) file(name string, dst *string, use fileUse) {
+	v, ok := b.fields[name]
+	if !ok {
+		return
+	}
+	s, ok := b.w.text(v, "the path of a file")
+	if !ok {
+		return
+	}
+	if uuidForm.MatchString(s) {
+		b.w.problem(v, "what looks like an id itself", "a file that holds it, of mode 0600, and that file's path here")
+		return
+	}
+	if rest, ok := strings.CutPrefix(s, credentialsVariable); ok && !strings.Contains(rest, "$") {
+		if b.w.env.CredentialsDirectory == "" {
+			b.w.problem(v, quote(s)+", but that variable is not set", "to be started by systemd with LoadCredential=, or a path without the variable")
+			return
+		}
+		*dst = filepath.Join(b.w.env.CredentialsDirectory, rest)
+	} else if strings.Contains(s, "$") || strings.HasPrefix(s, "~") {
+		b.w.problem(v, quote(s), "a path; nothing is expanded but ${CREDENTIALS_DIRECTORY}/ at its beginning")
+		return
+	} else {
+		*dst = b.w.absolute(s)
+	}
+	b.w.need(v, *dst, use)
+}
+
+func (w *walker) need(v value, path string, use fileUse) {
+	w.files = append(w.files, neededFile{path: path, use: use, at: w.at(v.node, v.path, "", "")})
+}
+
+func (w *walker) absolute(path string) string {
+	if filepath.IsAbs(path) {
+		return filepath.Clean(path)
+	}
+	return filepath.Join(w.env.Dir, path)
+}
+
+// mountPath reads a path inside Vault: no slash at its ends, nothing that could
+// lead elsewhere.
+func (b block) mountPath(name string, dst *string) {
+	v, ok := b.fields[name]
+	if !ok {
+		return
+	}
+	want := fmt.Sprintf("a path in Vault such as %q: letters, digits, dots, underscores, hyphens, and single slashes within", *dst)
+	if *dst == "" {
+		want = `a path in Vault such as "team/prod": letters, digits, dots, underscores, hyphens, and single slashes within`
+	}
+	s, ok := b.w.text(v, want)
+	if !ok {
+		return
+	}
+	for part := range strings.SplitSeq(s, "/") {
+		if !vaultPart.MatchString(part) || part == "." || part == ".." {
+			b.w.problem(v, quote(s), want)
+			return
+		}
+	}
+	*dst = s
+}

@@ -1,0 +1,153 @@
+package config
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// fileUse says who may do what with a file that the configuration names.
+type fileUse uint8
+
+const (
+	// private: only root and the broker's user may read or write it (see isShared).
+	private fileUse = iota + 1
+	// trusted: everyone may read it, only root and the broker's user write it.
+	trusted
+	// projected: like trusted. It is a token that the kubelet writes, with a mode
+	// that the Pod's author does not choose, in a volume of the broker's own.
+	projected
+	// keyring is a private directory.
+	keyring
+)
+
+// neededFile is a file that the configuration names.
+type neededFile struct {
+	path string
+	use  fileUse
+	// at is where it is named; Found and Want are filled in.
+	at Problem
+}
+
+// checkFiles reports the files that are missing or open to others.
+func (w *walker) checkFiles() {
+	for _, f := range w.files {
+		if found, want := f.check(); found != "" {
+			f.at.Found, f.at.Want = found, want
+			w.problems = append(w.problems, f.at)
+		}
+	}
+}
+
+func (f neededFile) check() (found, want string) {
+	what := "file"
+	if f.use == keyring {
+		what = "directory"
+	}
+	info, err := os.Stat(f.path)
+	if err != nil {
+		want := "a " + what + " that the broker's user may read"
+		if f.use == keyring {
+			want += "; `keybroker keyring create` makes one"
+		}
+		return f.path + ": " + reason(err), want
+	}
+	if info.IsDir() != (f.use == keyring) || !info.IsDir() && !info.Mode().IsRegular() {
+		return fmt.Sprintf("%s, which is a %s", f.path, kind(info.Mode())), "a " + what
+	}
+	uid, ok := owner(info)
+	if !ok {
+		return f.path + ", whose owner is not known on this system", "a system that tells"
+	}
+	mode := info.Mode().Perm()
+	is := fmt.Sprintf("%s, of mode %04o and uid %d", f.path, mode, uid)
+	if !isOurs(uid) {
+		return is, fmt.Sprintf("a %s of root or the broker's user (uid %d)", what, os.Geteuid())
+	}
+	switch f.use {
+	case trusted, projected:
+		if mode&0o022 != 0 {
+			return is + ": others may write it", "a file that only root and the broker's user may write" + chmod("go-w", f.path)
+		}
+	case private:
+		if mode&0o077 != 0 && (!isShared(uid) || mode&0o037 != 0) {
+			return is + ": others may use it", "mode 0600" + chmod("go=", f.path)
+		}
+	case keyring:
+		if mode&0o077 != 0 && (!isShared(uid) || mode&0o027 != 0) {
+			return is + ": others may use it", "mode 0700" + chmod("go=", f.path)
+		}
+	}
+	return "", ""
+}
+
+// isShared tells whether a file of uid is one that root shares with the broker's
+// user: only there may the group read. It is how systemd hands over credentials
+// (the user's ACL shows as the group's bits) and Kubernetes volumes with an
+// fsGroup. The broker's own files need no group.
+func isShared(uid uint32) bool { return uid == 0 && os.Geteuid() != 0 }
+
+// chmod is the command that helps, and a hint for who checks as root what
+// another user will serve.
+func chmod(change, path string) string {
+	s := fmt.Sprintf(" (chmod %s %s)", change, path)
+	if os.Geteuid() == 0 {
+		s += "; checked as root, as which files shared with a group are refused: check as the user that serves"
+	}
+	return s
+}
+
+// checkWriters reports a configuration that others could have written: the file
+// itself, and the directories in which they could put another in its place, both
+// that of its name and, if the name is a link, that of the file.
+func (w *walker) checkWriters(path string, info fs.FileInfo) {
+	w.checkWriter(path, info)
+	dirs := []string{filepath.Dir(path)}
+	if real, err := filepath.EvalSymlinks(path); err == nil && filepath.Dir(real) != dirs[0] {
+		dirs = append(dirs, filepath.Dir(real))
+	}
+	for _, dir := range dirs {
+		info, err := os.Stat(dir)
+		if err != nil {
+			w.whole(dir+": "+reason(err), "its directory to be readable")
+			continue
+		}
+		w.checkWriter(dir, info)
+	}
+}
+
+func (w *walker) checkWriter(path string, info fs.FileInfo) {
+	what := kind(info.Mode())
+	uid, ok := owner(info)
+	if !ok {
+		w.whole(path+", whose owner is not known on this system", "a system that tells")
+		return
+	}
+	if info.IsDir() && readOnly(path) {
+		// Nobody can put another file there, whatever the mode says: the directory
+		// of a ConfigMap has mode 0777.
+		return
+	}
+	is := fmt.Sprintf("the %s %s, of mode %04o and uid %d", what, path, mode(info), uid)
+	if !isOurs(uid) {
+		w.whole(is, fmt.Sprintf("a %s of root or the broker's user (uid %d)", what, os.Geteuid()))
+		return
+	}
+	sticky := info.IsDir() && info.Mode()&fs.ModeSticky != 0
+	if info.Mode()&0o022 != 0 && !sticky {
+		w.whole(is+": others may write it", fmt.Sprintf("only root and the broker's user to write it (chmod go-w %s)", path))
+	}
+}
+
+// mode is the mode as chmod(1) takes it.
+func mode(info fs.FileInfo) uint32 {
+	m := uint32(info.Mode().Perm())
+	if info.Mode()&fs.ModeSticky != 0 {
+		m |= 0o1000
+	}
+	return m
+}
+
+// isOurs tells whether uid is root or the broker's.
+func isOurs(uid uint32) bool { return uid == 0 || int(uid) == os.Geteuid() }

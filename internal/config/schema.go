@@ -1,0 +1,86 @@
+package config
+
+// entry is one key of a block.
+type entry struct {
+	name     string
+	required bool
+	// later: the key has its meaning, but not yet in this version.
+	later bool
+	// when names a sibling; the key is only there if that has one of the values
+	// of in.
+	when string
+	in   []string
+	// choices are the values it may have, if they are few.
+	choices []string
+}
+
+// schema returns every key of the configuration, by block. It alone decides what
+// a block may hold; the documentation is held to it. NAME stands for a name that
+// the operator chooses, [] for an item of a list.
+func schema() map[string][]entry {
+	must := func(name string) entry { return entry{name: name, required: true} }
+	may := func(name string) entry { return entry{name: name} }
+	later := func(name string) entry { return entry{name: name, later: true} }
+	oneOf := func(e entry, choices ...string) entry { e.choices = choices; return e }
+	of := func(e entry, when string, in ...string) entry { e.when, e.in = when, in; return e }
+
+	return map[string][]entry{
+		"": {
+			must("version"), may("node"), must("listen"), must("backends"), must("keys"),
+			may("clients"), must("audit"), may("memory"), may("cache"),
+		},
+		"listen":          {may("grpc"), may("grpc_tcp"), may("admin"), later("aws_kms")},
+		"listen.grpc":     {must("socket"), may("mode"), may("user"), may("uid"), may("group"), may("gid")},
+		"listen.grpc_tcp": {must("address"), must("cert"), must("key"), must("client_ca")},
+		"listen.admin":    {must("address")},
+		"backends.NAME": {
+			oneOf(must("type"), TypeFile, TypeVault),
+			of(must("path"), "type", TypeFile),
+			of(must("address"), "type", TypeVault),
+			of(may("id"), "type", TypeVault),
+			of(may("namespace"), "type", TypeVault),
+			of(may("mount"), "type", TypeVault),
+			of(may("timeout"), "type", TypeVault),
+			of(must("auth"), "type", TypeVault),
+			of(may("tls"), "type", TypeVault),
+		},
+		"backends.NAME.auth": {
+			oneOf(must("method"), MethodToken, MethodAppRole, MethodKubernetes),
+			of(must("token_file"), "method", MethodToken),
+			of(must("role_id_file"), "method", MethodAppRole),
+			of(must("secret_id_file"), "method", MethodAppRole),
+			of(may("secret_id_wrapped"), "method", MethodAppRole),
+			of(must("role"), "method", MethodKubernetes),
+			of(may("jwt_file"), "method", MethodKubernetes),
+			of(may("mount"), "method", MethodAppRole, MethodKubernetes),
+		},
+		"backends.NAME.tls": {may("ca_file"), may("cert_file"), may("key_file"), may("server_name")},
+		"keys.NAME": {
+			must("recipients"), may("former_recipients"), may("min_recipients"), may("check_interval"),
+			may("context"), may("former_contexts"), may("cache"), may("intermediate"), may("aliases"),
+			later("hedge_after"), later("warm"), later("passthrough"),
+		},
+		"keys.NAME.recipients[]":        {must("backend"), must("key")},
+		"keys.NAME.former_recipients[]": {must("backend"), must("key")},
+		"keys.NAME.cache": {
+			may("ttl"), may("max_stale"),
+			later("refresh_after"), later("negative_ttl"), later("persist"),
+		},
+		"keys.NAME.intermediate":  {may("max_age"), may("max_uses")},
+		"clients.NAME":            {must("match"), may("allow"), may("admin"), may("miss_rate")},
+		"clients.NAME.match":      {may("unix"), may("tls"), later("aws")},
+		"clients.NAME.match.unix": {may("user"), may("uid"), may("group"), may("gid")},
+		"clients.NAME.match.tls":  {may("spiffe_id"), may("dns")},
+		"clients.NAME.allow[]":    {must("keys"), must("operations")},
+		"audit": {
+			must("path"), oneOf(may("sync"), "os", "always"), of(may("sync_interval"), "sync", "os"),
+			oneOf(may("on_failure"), "deny", "allow"),
+			later("rotate"), later("signing_key"),
+		},
+		"memory": {oneOf(may("locked"), "require", "prefer"), may("size")},
+		"cache":  {may("capacity"), later("persist")},
+	}
+}
+
+// laterTypes are the backend types that this version does not have yet.
+func laterTypes() []string { return []string{"aws-kms", "gcp-kms"} }
