@@ -106,7 +106,7 @@ func New(ctx context.Context, o Options, s Settings) (*Broker, error) {
 		random:        o.Random,
 		log:           o.Logger,
 		observe:       o.Observer,
-		writers:       writers{current: map[string]*writing{}, making: map[string]*making{}},
+		writers:       writers{current: map[string]*writing{}, making: map[string]*making{}, failedAt: map[string]time.Time{}},
 		budgets:       budgets{of: map[string]*rate.Limiter{}},
 		conditions:    conditions{of: map[Recipient]condition{}},
 	}

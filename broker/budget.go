@@ -3,6 +3,7 @@ package broker
 import (
 	"fmt"
 	"sync"
+	"time"
 
 	"golang.org/x/time/rate"
 
@@ -16,8 +17,9 @@ type budgets struct {
 	of map[string]*rate.Limiter // by client name
 }
 
-// spend takes one load off the client's budget, or fails with RATE_LIMITED.
-func (g *budgets) spend(snap *snapshot, client *policy.Client) error {
+// spend takes one load off the client's budget, or fails with RATE_LIMITED. now is
+// by the clock for ages.
+func (g *budgets) spend(snap *snapshot, client *policy.Client, now time.Time) error {
 	perSecond := snap.missRate(client.Name)
 	g.mu.Lock()
 	l := g.of[client.Name]
@@ -26,7 +28,7 @@ func (g *budgets) spend(snap *snapshot, client *policy.Client) error {
 		g.of[client.Name] = l
 	}
 	g.mu.Unlock()
-	if !l.Allow() {
+	if !l.AllowN(now, 1) {
 		return refuse(RateLimited, fmt.Sprintf("client %s asks for more than %g uncached keys a second (clients.%s.miss_rate)", client.Name, perSecond, client.Name))
 	}
 	return nil

@@ -46,7 +46,7 @@ func (b *Broker) use(ctx context.Context, op *operation, k *key, part *envelope.
 // open returns the opened intermediate key of part, from the cache or from a
 // recipient of k.
 func (b *Broker) open(ctx context.Context, op *operation, k *key, part *envelope.IKPart) (*intermediate, cache.Source, error) {
-	admit := func() error { return b.budgets.spend(op.snap, op.client) }
+	admit := func() error { return b.budgets.spend(op.snap, op.client, b.uptime()) }
 	load := func(ctx context.Context) (*intermediate, error) { return b.load(ctx, k, part) }
 	for {
 		held, source, err := b.cache.Get(ctx, part.ID(), k.Limits, admit, load)

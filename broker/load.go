@@ -33,7 +33,7 @@ func (b *Broker) load(ctx context.Context, k *key, part *envelope.IKPart) (held 
 				continue
 			}
 			if err == nil {
-				held, err = b.openWith(ctx, k, r, wrap, part)
+				held, err = b.openWith(ctx, k, r, wrap, part, failed.known)
 			}
 			if err == nil {
 				return held, nil
@@ -50,8 +50,9 @@ func (b *Broker) load(ctx context.Context, k *key, part *envelope.IKPart) (held 
 }
 
 // openWith has one recipient open one wrap, and believes it only if the
-// commitment fits: no KMS can put a key of its own in place.
-func (b *Broker) openWith(ctx context.Context, k *key, r recipient, wrap envelope.Recipient, part *envelope.IKPart) (*intermediate, error) {
+// commitment fits: no KMS can put a key of its own in place. known tells that the
+// intermediate key has been opened before and is cached.
+func (b *Broker) openWith(ctx context.Context, k *key, r recipient, wrap envelope.Recipient, part *envelope.IKPart, known bool) (*intermediate, error) {
 	pairs := part.Associated()
 	req := backends.UnwrapRequest{
 		Key:            r.Key,
@@ -63,7 +64,7 @@ func (b *Broker) openWith(ctx context.Context, k *key, r recipient, wrap envelop
 		AssociatedData: pairs.Canonical(),
 	}
 	ik, err := r.kms.unwrap(ctx, req)
-	if err != nil && backends.ClassOf(err).Refused() && ctx.Err() == nil {
+	if err != nil && refusal(backends.ClassOf(err), known) && ctx.Err() == nil {
 		// A refusal purges what is cached, so it is confirmed first: policies
 		// and replicas of a KMS are only eventually consistent.
 		ik, err = r.kms.unwrap(ctx, req)

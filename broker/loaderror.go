@@ -39,16 +39,20 @@ func (e *loadError) Error() string {
 }
 
 // refused tells whether a recipient gave a definite no about this intermediate
-// key, so that it may no longer be served. Of a key that was never opened here
-// an invalid ciphertext says nothing: anyone can make one.
+// key, so that it may no longer be served.
 func (e *loadError) refused() bool {
 	for _, f := range e.failures {
-		c := backends.ClassOf(f.err)
-		if c.Refused() || c == backends.InvalidCiphertext && e.known {
+		if refusal(backends.ClassOf(f.err), e.known) {
 			return true
 		}
 	}
 	return false
+}
+
+// refusal tells whether c is a definite no about an intermediate key. Of one that
+// was never opened here an invalid ciphertext says nothing: anyone can make one.
+func refusal(c backends.Class, known bool) bool {
+	return c.Refused() || c == backends.InvalidCiphertext && known
 }
 
 // outage tells whether nobody could be asked, which is when a stale key may be

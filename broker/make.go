@@ -18,7 +18,9 @@ import (
 // bytes are in the cache under its id, subject to the cache's rules: what a KMS
 // refuses to open is not used to wrap either.
 type writing struct {
-	part   *envelope.IKPart
+	part *envelope.IKPart
+	// keks are the master keys that it is wrapped for.
+	keks   map[Recipient]KEK
 	madeAt time.Time
 	maxAge time.Duration
 	// lacks tells that some of the key's recipients could not wrap it.
@@ -46,39 +48,55 @@ type writers struct {
 	mu      sync.Mutex
 	current map[string]*writing // by key name
 	making  map[string]*making
+	// failedAt is when the last attempt for a key failed. It is forgotten when
+	// one succeeds.
+	failedAt map[string]time.Time
 }
 
 // making is one attempt that its waiters share.
 type making struct {
 	done chan struct{}
 	err  error
+	// overtaken, under writers.mu: a purge or a reload came since it began, so
+	// what it makes is not used; its waiters make another.
+	overtaken bool
 }
 
-// writer returns an intermediate key that may be used once more, with the use
-// counted. It waits for a KMS only if there is none.
-func (b *Broker) writer(ctx context.Context, k *key) (*writing, error) {
-	// A new key may be used up by others before this call takes it, if max_uses
-	// is small; each round then makes another.
+// successorPause is how long after a failure the next attempt to make a
+// successor waits, while the present key can still be used: an outage is no
+// reason to ask a KMS at the rate of calls.
+const successorPause = 5 * time.Second
+
+// writer returns an intermediate key of the key called name that may be used once
+// more, with the use counted, and that key as it is configured now: a reload may
+// have changed it since the call began. It waits for a KMS only if there is none.
+func (b *Broker) writer(ctx context.Context, name string) (*key, *writing, error) {
+	// A new intermediate key may be used up by others before this call takes it,
+	// if max_uses is small, or be overtaken; each round then makes another.
 	for {
+		k := b.snap.Load().present[name]
+		if k == nil {
+			return nil, nil, refuse(KeyNotFound, "key "+name+" was removed from the configuration")
+		}
 		b.writers.mu.Lock()
 		w := b.writers.current[k.Name]
 		now := b.uptime()
 		if w != nil && w.take(now) {
-			if w.aging(now) {
+			if failedAt, failed := b.writers.failedAt[k.Name]; w.aging(now) && (!failed || now.Sub(failedAt) >= successorPause) {
 				b.startMaking(k)
 			}
 			b.writers.mu.Unlock()
-			return w, nil
+			return k, w, nil
 		}
 		m := b.startMaking(k)
 		b.writers.mu.Unlock()
 		select {
 		case <-m.done:
 		case <-ctx.Done():
-			return nil, givenUp(ctx)
+			return nil, nil, givenUp(ctx)
 		}
 		if m.err != nil {
-			return nil, explainMaking(k, m.err)
+			return nil, nil, explainMaking(k, m.err)
 		}
 	}
 }
@@ -101,44 +119,83 @@ func (b *Broker) startMaking(k *key) *making {
 	m := &making{done: make(chan struct{})}
 	b.writers.making[k.Name] = m
 	b.tasks.Go(func() {
-		w, err := b.make(b.ctx, k)
+		defer close(m.done)
+		w, held, err := b.make(b.ctx, k)
 		b.writers.mu.Lock()
-		m.err = err
-		delete(b.writers.making, k.Name)
-		// After a reload that changed the key, what was made for its old
-		// recipients is not used.
-		if err == nil && sameWriters(b.snap.Load().present[k.Name], k) {
-			b.writers.current[k.Name] = w
+		defer b.writers.mu.Unlock()
+		if b.writers.making[k.Name] == m {
+			delete(b.writers.making, k.Name)
 		}
-		b.writers.mu.Unlock()
-		close(m.done)
+		if err != nil {
+			m.err = err
+			b.writers.failedAt[k.Name] = b.uptime()
+			return
+		}
+		delete(b.writers.failedAt, k.Name)
+		if m.overtaken || !sameWriters(b.snap.Load().present[k.Name], k) {
+			held.bytes.Wipe()
+			return
+		}
+		b.cache.Put(w.part.ID(), held, k.Limits)
+		b.writers.current[k.Name] = w
 	})
 	return m
+}
+
+// keks returns the master keys that the present writing of the key called name is
+// wrapped for; nil if there is none.
+func (ws *writers) keks(name string) map[Recipient]KEK {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	if w := ws.current[name]; w != nil {
+		return w.keks
+	}
+	return nil
+}
+
+// overtake drops the writings of the keys whose names match, and keeps what is
+// being made for them from being used.
+func (ws *writers) overtake(match func(name string) bool) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	for name := range ws.current {
+		if match(name) {
+			delete(ws.current, name)
+		}
+	}
+	for name, m := range ws.making {
+		if match(name) {
+			m.overtaken = true
+			delete(ws.making, name)
+		}
+	}
 }
 
 // make makes an intermediate key for k: random bytes, wrapped by every
 // recipient, and each wrap opened again through its KMS, since a role that may
 // encrypt but not decrypt would else be found in the disaster.
-func (b *Broker) make(ctx context.Context, k *key) (w *writing, err error) {
+//
+// What it returns is in nobody's hands yet: the caller caches held or wipes it.
+func (b *Broker) make(ctx context.Context, k *key) (w *writing, held *intermediate, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			b.log.Error("panic while an intermediate key was made", "key", k.Name, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-			w, err = nil, fmt.Errorf("panic")
+			w, held, err = nil, nil, fmt.Errorf("panic")
 		}
 	}()
 	pairs, err := envelope.AssociatedPairs(k.Name, k.Context)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	ik := make([]byte, envelope.IKSize)
 	defer clear(ik)
 	if _, err := io.ReadFull(b.random, ik); err != nil {
-		return nil, fmt.Errorf("random bytes: %w", err)
+		return nil, nil, fmt.Errorf("random bytes: %w", err)
 	}
 
 	wraps, failed := b.wrapForAll(ctx, k, pairs, ik)
 	if len(wraps) < k.MinRecipients {
-		return nil, failed
+		return nil, nil, failed
 	}
 	recipients := make([]envelope.Recipient, len(wraps))
 	for i, done := range wraps {
@@ -146,19 +203,22 @@ func (b *Broker) make(ctx context.Context, k *key) (w *writing, err error) {
 	}
 	part, err := envelope.NewIKPart(k.Name, k.Context, recipients, ik)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	held, err := b.arena.New(ik)
+	locked, err := b.arena.New(ik)
 	if err != nil {
-		return nil, fmt.Errorf("no locked memory for an intermediate key: %w", err)
+		return nil, nil, fmt.Errorf("no locked memory for an intermediate key: %w", err)
 	}
 	first := wraps[0]
-	b.cache.Put(part.ID(), &intermediate{
-		bytes: held, key: k.Name, opener: first.recipient.Recipient, by: first.recipient.kms,
+	held = &intermediate{
+		bytes: locked, key: k.Name, opener: first.recipient.Recipient, by: first.recipient.kms,
 		kek: kekName(first.wrap.Reference, first.wrap.Version),
-	}, k.Limits)
+	}
 
-	w = &writing{part: part, madeAt: b.uptime(), maxAge: k.MaxAge, maxUses: k.MaxUses}
+	w = &writing{part: part, keks: make(map[Recipient]KEK, len(wraps)), madeAt: b.uptime(), maxAge: k.MaxAge, maxUses: k.MaxUses}
+	for _, done := range wraps {
+		w.keks[done.recipient.Recipient] = KEK{done.wrap.Provider, done.wrap.Reference, done.wrap.Version}
+	}
 	if lacking := len(k.writers()) - len(wraps); lacking > 0 {
 		w.lacks = true
 		w.maxAge = min(k.MaxAge, k.CheckInterval)
@@ -166,7 +226,7 @@ func (b *Broker) make(ctx context.Context, k *key) (w *writing, err error) {
 			"key", k.Name, "lacking", lacking, "error", failed)
 	}
 	b.log.Info("made an intermediate key", "key", k.Name, "recipients", len(wraps))
-	return w, nil
+	return w, held, nil
 }
 
 // wrapped is one recipient's wrap that has been opened again.

@@ -50,7 +50,7 @@ func (b *Broker) perform(ctx context.Context, call Call, event audit.Event, f fu
 	op := &operation{b: b, snap: b.snap.Load(), call: call, began: b.now()}
 	op.rec.Event = event
 	op.rec.RequestID = call.RequestID
-	op.rec.Client = auditClient(call)
+	op.rec.Client = auditClient(call.Method, call.Caller)
 	ctx, cancel := context.WithTimeoutCause(ctx, b.callTimeout, errCallTimeout)
 	defer cancel()
 
@@ -100,6 +100,7 @@ func (op *operation) authorize(name string, operations ...policy.Operation) (*ke
 	canonical := name
 	if k != nil {
 		canonical = k.Name
+		op.rec.Key, op.key = k.Name, k.Name
 	}
 	if !op.client.HasAnyRight(canonical) {
 		return nil, op.denied(fmt.Sprintf("client %s has no right on key %q", op.client.Name, name))
@@ -107,7 +108,6 @@ func (op *operation) authorize(name string, operations ...policy.Operation) (*ke
 	if k == nil {
 		return nil, refuse(KeyNotFound, fmt.Sprintf("there is no key %q; `keybroker keys` lists those there are", name))
 	}
-	op.rec.Key, op.key = k.Name, k.Name
 	for _, operation := range operations {
 		if !op.client.Allows(k.Name, operation) {
 			return nil, op.denied(fmt.Sprintf("client %s may not %s with key %q; grant it under clients.%s.allow", op.client.Name, operation, name, op.client.Name))
@@ -125,6 +125,14 @@ func (op *operation) authorizeAdmin(right policy.Right) error {
 }
 
 func (op *operation) denied(message string) *Error { return refuse(AccessDenied, message) }
+
+// note adds to what the record says for people.
+func (op *operation) note(detail string) {
+	if op.rec.Detail != "" {
+		detail = op.rec.Detail + "; " + detail
+	}
+	op.rec.Detail = detail
+}
 
 // wrappedKey notes the envelope that the call is about.
 func (op *operation) wrappedKey(b []byte) {
@@ -189,10 +197,11 @@ func (op *operation) end(ctx context.Context, err error) error {
 	var told *Error
 	if err != nil {
 		if told = AsError(err); told.Reason == Internal {
-			b.log.Error("internal error", "method", op.call.Method, "request_id", op.call.RequestID, "error", err)
+			b.log.Error("internal error", "method", op.call.Method, "request_id", op.call.RequestID, "error", told.Message, "cause", told.Err)
 		}
 		code = told.Reason.Code()
 		op.rec.Reason = string(told.Reason)
+		op.note(told.Message)
 		op.rec.Outcome = audit.OutcomeError
 		if told.Reason == AccessDenied {
 			op.rec.Outcome = audit.OutcomeDenied
@@ -201,7 +210,7 @@ func (op *operation) end(ctx context.Context, err error) error {
 	op.rec.Code = code.String()
 	op.rec.Latency = b.now().Sub(op.began)
 
-	if unwritten := op.record(ctx); unwritten != nil && !op.snap.AllowUnaudited {
+	if unwritten := b.record(ctx, op.rec, op.client == nil || op.rec.Reason == string(RateLimited)); unwritten != nil && !op.snap.AllowUnaudited {
 		told = fail(AuditUnavailable, "the audit record of this call could not be written, so the call is refused; see `keybroker status`", unwritten)
 		code = told.Reason.Code()
 	}
@@ -216,27 +225,28 @@ func (op *operation) end(ctx context.Context, err error) error {
 	return told
 }
 
-// record writes the call's record. Refusals that nobody with a right caused are
-// summed beyond a few a minute, so that they cannot fill the disk.
-func (op *operation) record(ctx context.Context) error {
+// record writes rec. With summed, for what callers without a right can cause as
+// often as they like, it is summed beyond a few a minute, so that nobody can fill
+// the disk.
+func (b *Broker) record(ctx context.Context, rec audit.Record, summed bool) (err error) {
 	// The record is written also if the caller has gone: what was done was done.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), op.b.auditTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), b.auditTimeout)
 	defer cancel()
-	summed := op.client == nil || op.rec.Reason == string(RateLimited)
 	if summed {
-		return op.b.refusals.Record(ctx, op.rec.Client.UID, op.rec)
+		err = b.refusals.Record(ctx, rec.Client.UID, rec)
+	} else {
+		_, err = b.audit.Append(ctx, rec)
 	}
-	_, err := op.b.audit.Append(ctx, op.rec)
 	if err != nil {
-		op.b.log.Error("an audit record could not be written", "method", op.call.Method, "request_id", op.call.RequestID, "error", err)
+		// The log itself says so once, as an error; this is each call.
+		b.log.Debug("an audit record could not be written", "event", rec.Event, "method", rec.Client.Method, "request_id", rec.RequestID, "error", err)
 	}
 	return err
 }
 
 // auditClient is the caller as the audit shows it.
-func auditClient(call Call) audit.Client {
-	id := call.Caller
-	c := audit.Client{Method: call.Method, PID: id.PID, Exe: id.Exe, SPIFFEID: id.SPIFFEID, Addr: id.Addr}
+func auditClient(method string, id peer.Identity) audit.Client {
+	c := audit.Client{Method: method, PID: id.PID, Exe: id.Exe, SPIFFEID: id.SPIFFEID, Addr: id.Addr}
 	if id.Network == peer.Unix {
 		c.UID, c.GID = &id.UID, &id.GID
 	}

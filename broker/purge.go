@@ -35,7 +35,7 @@ func (b *Broker) Purge(ctx context.Context, call Call, name string, force bool) 
 			keys = []*key{k}
 		}
 		if force {
-			op.rec.Detail = "forced"
+			op.note("forced")
 		} else {
 			for _, k := range keys {
 				if err := b.answering(ctx, k); err != nil {
@@ -55,13 +55,7 @@ func (b *Broker) Purge(ctx context.Context, call Call, name string, force bool) 
 // purge wipes what is cached of the keys whose names match, and drops what new
 // envelopes of theirs are made with.
 func (b *Broker) purge(match func(name string) bool) int {
-	b.writers.mu.Lock()
-	for name := range b.writers.current {
-		if match(name) {
-			delete(b.writers.current, name)
-		}
-	}
-	b.writers.mu.Unlock()
+	b.writers.overtake(match)
 	n := b.cache.Purge(func(_ [32]byte, held *intermediate) bool { return match(held.key) })
 	b.observe.CacheEntries(b.cache.Len())
 	return n

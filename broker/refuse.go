@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/keybroker/keybroker/audit"
+	"github.com/keybroker/keybroker/broker/peer"
 )
 
 // Refuse records that a front door turned a call away before it became a
@@ -13,6 +14,19 @@ func (b *Broker) Refuse(ctx context.Context, call Call, reason Reason, message s
 	return b.perform(ctx, call, audit.EventDoor, func(context.Context, *operation) error {
 		return refuse(reason, message)
 	})
+}
+
+// RefuseConnection records that a front door closed a connection before there was
+// a call on it. method is what the record calls it, caller what is known of who
+// tried, why the cause. Beyond a few a minute it is summed.
+func (b *Broker) RefuseConnection(ctx context.Context, method string, caller peer.Identity, why error) {
+	rec := audit.Record{
+		Event: audit.EventDoor, Outcome: audit.OutcomeDenied,
+		Code: AccessDenied.Code().String(), Reason: string(AccessDenied),
+		Client: auditClient(method, caller), Detail: why.Error(),
+	}
+	// It has been refused already: that it is not on the record is in the log.
+	_ = b.record(ctx, rec, true)
 }
 
 // KeyHealth tells whether the key called name can be served now. It needs any

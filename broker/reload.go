@@ -7,30 +7,40 @@ import (
 	"github.com/keybroker/keybroker/broker/policy"
 )
 
+// Reloaded is what came of reading the configuration again.
+type Reloaded struct {
+	// SHA256 of the configuration in force, in hex.
+	SHA256 string
+	// Warnings are the new Settings' own.
+	Warnings []string
+}
+
 // Reload reads the configuration again on a client's word, which needs the admin
-// right reload. It returns the SHA-256 of the configuration in force. A bad one
-// changes nothing: the error is INVALID_ARGUMENT and says all that is wrong.
+// right reload. A bad one changes nothing: the error is INVALID_ARGUMENT and says
+// all that is wrong.
 //
 // Its errors are *Error.
-func (b *Broker) Reload(ctx context.Context, call Call) (sha256 string, err error) {
-	err = b.perform(ctx, call, audit.EventReload, func(ctx context.Context, op *operation) error {
+func (b *Broker) Reload(ctx context.Context, call Call) (Reloaded, error) {
+	var r Reloaded
+	err := b.perform(ctx, call, audit.EventReload, func(ctx context.Context, op *operation) (err error) {
 		if err := op.authorizeAdmin(policy.Reload); err != nil {
 			return err
 		}
-		sha256, err = b.apply(ctx)
-		op.rec.Detail = "config " + sha256
+		r, err = b.apply(ctx)
+		op.note("config " + r.SHA256)
 		return err
 	})
-	return sha256, err
+	return r, err
 }
 
 // ReloadBySignal does the same on the word of whoever may send the daemon a
 // signal.
 func (b *Broker) ReloadBySignal(ctx context.Context) error {
-	sha256, err := b.apply(ctx)
-	rec := audit.Record{Event: audit.EventConfig, Outcome: audit.OutcomeOK, Detail: "SIGHUP, config " + sha256}
+	r, err := b.apply(ctx)
+	rec := audit.Record{Event: audit.EventConfig, Outcome: audit.OutcomeOK, Detail: "SIGHUP, config " + r.SHA256}
 	if err != nil {
 		told := AsError(err)
+		rec.Detail += "; " + told.Message
 		rec.Outcome, rec.Reason, rec.Code = audit.OutcomeError, string(told.Reason), told.Reason.Code().String()
 	}
 	if _, unwritten := b.audit.Append(ctx, rec); unwritten != nil {
@@ -41,29 +51,23 @@ func (b *Broker) ReloadBySignal(ctx context.Context) error {
 
 // apply loads new settings and puts them in force. What they no longer cover
 // leaves the cache before it returns.
-func (b *Broker) apply(ctx context.Context) (sha256 string, err error) {
+func (b *Broker) apply(ctx context.Context) (Reloaded, error) {
 	b.applying.Lock()
 	defer b.applying.Unlock()
 	old := b.snap.Load()
 	settings, err := b.reload(ctx)
 	if err != nil {
-		return old.SHA256, fail(InvalidArgument, "the configuration was not changed: "+err.Error(), err)
+		return Reloaded{SHA256: old.SHA256}, fail(InvalidArgument, "the configuration was not changed: "+err.Error(), err)
 	}
 	snap, err := settings.resolve(b.kmsOf)
 	if err != nil {
-		return old.SHA256, fail(InvalidArgument, "the configuration was not changed: "+err.Error(), err)
+		return Reloaded{SHA256: old.SHA256}, fail(InvalidArgument, "the configuration was not changed: "+err.Error(), err)
 	}
 	snap.loadedAt = b.now()
 	b.snap.Store(snap)
 	b.configured(snap)
 
-	b.writers.mu.Lock()
-	for name := range b.writers.current {
-		if !sameWriters(old.present[name], snap.present[name]) {
-			delete(b.writers.current, name)
-		}
-	}
-	b.writers.mu.Unlock()
+	b.writers.overtake(func(name string) bool { return !sameWriters(old.present[name], snap.present[name]) })
 	b.cache.Purge(func(_ [32]byte, held *intermediate) bool {
 		return !snap.present[held.key].covers(held)
 	})
@@ -83,7 +87,10 @@ func (b *Broker) apply(ctx context.Context) (sha256 string, err error) {
 		}
 	}
 	b.log.Info("configuration in force", "sha256", snap.SHA256)
-	return snap.SHA256, nil
+	for _, w := range snap.Warnings {
+		b.log.Warn("configuration", "warning", w)
+	}
+	return Reloaded{SHA256: snap.SHA256, Warnings: snap.Warnings}, nil
 }
 
 // sameWriters tells whether an intermediate key made for old is as good as one

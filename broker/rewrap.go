@@ -47,7 +47,7 @@ func (b *Broker) Rewrap(ctx context.Context, call Call, req RewrapRequest) (Wrap
 			return err
 		}
 		defer clear(dek)
-		op.rec.Detail = "from " + source.Name + " envelope " + op.rec.Envelope
+		op.note("from " + source.Name + " envelope " + op.rec.Envelope)
 		w, err = b.seal(ctx, op, target, pairs, dek)
 		return err
 	})

@@ -26,6 +26,9 @@ type Settings struct {
 	AllowUnaudited bool
 	// SHA256 of the configuration, in hex, for status.
 	SHA256 string
+	// Warnings are what a reload should tell whoever asked for it: what is valid
+	// but may not be meant, and what holds only after a restart.
+	Warnings []string
 }
 
 // DefaultMissRate is how many loads from a KMS a client may cause a second.

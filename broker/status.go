@@ -31,11 +31,13 @@ const (
 
 // KeyInfo is a key as a client with a right on it may see it.
 type KeyInfo struct {
-	Name       string
-	Recipients []Recipient
-	// Types are the backends' types, one a recipient.
-	Types []string
-	State KeyState
+	Name string
+	// Recipients are the master keys that new envelopes are wrapped for, in the
+	// config's order. Reference is what the KMS resolved and Version what it used,
+	// once an intermediate key has been made; before that, Reference is the master
+	// key as the config writes it and Version is empty.
+	Recipients []KEK
+	State      KeyState
 	// CachedUntil is until when the intermediate key that was opened last is
 	// served as fresh, StaleUntil until when in an outage. Both are zero if none
 	// is cached.
@@ -140,10 +142,15 @@ func (b *Broker) Serves() map[string]bool {
 }
 
 func (b *Broker) keyInfo(k *key) KeyInfo {
-	info := KeyInfo{Name: k.Name, Recipients: k.Recipients}
+	info := KeyInfo{Name: k.Name}
+	resolved := b.writers.keks(k.Name)
 	var up, down, unasked int
 	for _, r := range k.writers() {
-		info.Types = append(info.Types, r.kms.of.Type)
+		kek, ok := resolved[r.Recipient]
+		if !ok {
+			kek = KEK{Provider: r.kms.of.Provider, Reference: r.Key}
+		}
+		info.Recipients = append(info.Recipients, kek)
 		switch known, ok := b.conditions.get(r.Recipient); {
 		case !ok:
 			unasked++

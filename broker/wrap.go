@@ -117,7 +117,7 @@ func (b *Broker) Wrap(ctx context.Context, call Call, req WrapRequest) (Wrapped,
 
 // seal wraps plaintext under k's present intermediate key.
 func (b *Broker) seal(ctx context.Context, op *operation, k *key, pairs envelope.Pairs, plaintext []byte) (Wrapped, error) {
-	w, err := b.writer(ctx, k)
+	k, w, err := b.writer(ctx, k.Name)
 	if err != nil {
 		return Wrapped{}, err
 	}
@@ -126,7 +126,7 @@ func (b *Broker) seal(ctx context.Context, op *operation, k *key, pairs envelope
 		// The KMS will not open this intermediate key any more: its version may
 		// have been retired while the master key is well. One made now tells.
 		b.forget(k.Name, w)
-		if w, err = b.writer(ctx, k); err != nil {
+		if k, w, err = b.writer(ctx, k.Name); err != nil {
 			return Wrapped{}, err
 		}
 		sealed, err = b.sealWith(ctx, op, k, w, pairs, plaintext)
@@ -136,7 +136,7 @@ func (b *Broker) seal(ctx context.Context, op *operation, k *key, pairs envelope
 	}
 	op.wrappedKey(sealed)
 	if w.lacks {
-		op.rec.Detail = "degraded"
+		op.note("degraded")
 		b.observe.Degraded(k.Name)
 	}
 	return Wrapped{WrappedKey: sealed, KeyName: k.Name}, nil

@@ -61,8 +61,8 @@ func (s *admin) PurgeCache(ctx context.Context, req *keybrokerv1.PurgeCacheReque
 }
 
 func (s *admin) Reload(ctx context.Context, _ *keybrokerv1.ReloadRequest) (*keybrokerv1.ReloadResponse, error) {
-	sha256, err := s.broker.Reload(ctx, callOf(ctx, "Reload"))
-	return answer(&keybrokerv1.ReloadResponse{ConfigSha256: sha256}, err)
+	r, err := s.broker.Reload(ctx, callOf(ctx, "Reload"))
+	return answer(&keybrokerv1.ReloadResponse{ConfigSha256: r.SHA256, Warnings: r.Warnings}, err)
 }
 
 func (s *admin) TailAudit(req *keybrokerv1.TailAuditRequest, stream grpc.ServerStreamingServer[keybrokerv1.TailAuditResponse]) error {

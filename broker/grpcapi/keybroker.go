@@ -72,9 +72,7 @@ func (s *keyBroker) RewrapKey(ctx context.Context, req *keybrokerv1.RewrapKeyReq
 func (s *keyBroker) InspectKey(ctx context.Context, req *keybrokerv1.InspectKeyRequest) (*keybrokerv1.InspectKeyResponse, error) {
 	i, err := s.broker.Inspect(ctx, callOf(ctx, "InspectKey"), req.GetWrappedKey())
 	out := &keybrokerv1.InspectKeyResponse{KeyName: i.KeyName, CreatedAt: timestamppb.New(i.CreatedAt)}
-	for _, r := range i.Recipients {
-		out.Recipients = append(out.Recipients, &keybrokerv1.Recipient{Provider: r.Provider, KeyRef: r.Reference, KeyVersion: r.Version})
-	}
+	out.Recipients = recipients(i.Recipients)
 	return answer(out, err)
 }
 
@@ -99,11 +97,17 @@ func keyInfos(keys []broker.KeyInfo) []*keybrokerv1.KeyInfo {
 	for i, k := range keys {
 		out[i] = &keybrokerv1.KeyInfo{
 			Name: k.Name, State: stateOf(k.State),
+			Recipients:  recipients(k.Recipients),
 			CachedUntil: timestamp(k.CachedUntil), StaleUntil: timestamp(k.StaleUntil),
 		}
-		for _, r := range k.Recipients {
-			out[i].Recipients = append(out[i].Recipients, &keybrokerv1.Recipient{Provider: r.Backend, KeyRef: r.Key})
-		}
+	}
+	return out
+}
+
+func recipients(keks []broker.KEK) []*keybrokerv1.Recipient {
+	out := make([]*keybrokerv1.Recipient, len(keks))
+	for i, k := range keks {
+		out[i] = &keybrokerv1.Recipient{Provider: k.Provider, KeyRef: k.Reference, KeyVersion: k.Version}
 	}
 	return out
 }

@@ -593,7 +593,9 @@ func (*ReloadRequest) Descriptor() ([]byte, []int) {
 type ReloadResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// SHA-256 of the configuration file now in force, in hex.
-	ConfigSha256  string `protobuf:"bytes,1,opt,name=config_sha256,json=configSha256,proto3" json:"config_sha256,omitempty"`
+	ConfigSha256 string `protobuf:"bytes,1,opt,name=config_sha256,json=configSha256,proto3" json:"config_sha256,omitempty"`
+	// What is valid but may not be meant, and what holds only after a restart.
+	Warnings      []string `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -633,6 +635,13 @@ func (x *ReloadResponse) GetConfigSha256() string {
 		return x.ConfigSha256
 	}
 	return ""
+}
+
+func (x *ReloadResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
 }
 
 type TailAuditRequest struct {
@@ -790,9 +799,10 @@ const file_keybroker_v1_admin_proto_rawDesc = "" +
 	"\x05force\x18\x02 \x01(\bR\x05force\",\n" +
 	"\x12PurgeCacheResponse\x12\x16\n" +
 	"\x06purged\x18\x01 \x01(\x04R\x06purged\"\x0f\n" +
-	"\rReloadRequest\"5\n" +
+	"\rReloadRequest\"Q\n" +
 	"\x0eReloadResponse\x12#\n" +
-	"\rconfig_sha256\x18\x01 \x01(\tR\fconfigSha256\"J\n" +
+	"\rconfig_sha256\x18\x01 \x01(\tR\fconfigSha256\x12\x1a\n" +
+	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"J\n" +
 	"\x10TailAuditRequest\x12\x19\n" +
 	"\bfrom_seq\x18\x01 \x01(\x04R\afromSeq\x12\x1b\n" +
 	"\tno_follow\x18\x02 \x01(\bR\bnoFollow\"9\n" +

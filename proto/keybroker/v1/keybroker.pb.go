@@ -1070,10 +1070,12 @@ func (x *ListKeysResponse) GetKeys() []*KeyInfo {
 }
 
 type KeyInfo struct {
-	state      protoimpl.MessageState `protogen:"open.v1"`
-	Name       string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Recipients []*Recipient           `protobuf:"bytes,2,rep,name=recipients,proto3" json:"recipients,omitempty"`
-	State      KeyState               `protobuf:"varint,3,opt,name=state,proto3,enum=keybroker.v1.KeyState" json:"state,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The master keys that new wrapped keys are made for. key_ref is the master key
+	// as the configuration writes it until its KMS has resolved it.
+	Recipients []*Recipient `protobuf:"bytes,2,rep,name=recipients,proto3" json:"recipients,omitempty"`
+	State      KeyState     `protobuf:"varint,3,opt,name=state,proto3,enum=keybroker.v1.KeyState" json:"state,omitempty"`
 	// Until when the key's newest cached intermediate key is served as fresh.
 	// Unset if nothing is cached.
 	CachedUntil *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=cached_until,json=cachedUntil,proto3" json:"cached_until,omitempty"`
