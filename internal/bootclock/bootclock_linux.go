@@ -1,6 +1,8 @@
 package bootclock
 
 import (
+	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,4 +23,15 @@ func Now() time.Time {
 		return time.Unix(1<<40, 0)
 	}
 	return time.Unix(ts.Unix())
+}
+
+// BootID returns the kernel's random id of this boot, which tells a restart of
+// the process from one of the machine; empty if it cannot be read
+// (random(4), /proc/sys/kernel/random/boot_id).
+func BootID() string {
+	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(text))
 }

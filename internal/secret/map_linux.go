@@ -29,7 +29,9 @@ func mapLocked(size int) (mapping, Kind, error) {
 // dumps by themselves. A child of fork(2) does not get them: MADV_DONTFORK.
 // (MADV_WIPEONFORK is for private mappings only; this one must be shared.)
 func mapSecret(size int) (mapping, error) {
-	fd, err := unix.MemfdSecret(unix.FD_CLOEXEC)
+	// O_CLOEXEC, though memfd_secret(2) says FD_CLOEXEC: mm/secretmem.c takes no
+	// other flag and answers EINVAL.
+	fd, err := unix.MemfdSecret(unix.O_CLOEXEC)
 	if err != nil {
 		return mapping{}, err
 	}
