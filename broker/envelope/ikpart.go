@@ -45,7 +45,7 @@ func NewIKPart(keyName string, pairs Pairs, recipients []Recipient, ik []byte) (
 	if n := len(recipients); n == 0 || n > MaxRecipients {
 		return nil, fmt.Errorf("envelope: %d recipients, not 1 to %d", n, MaxRecipients)
 	}
-	size := len(magic) + 1 + 1 + len(keyName) + pairs.size() + 1 + commitmentSize
+	size := len(Magic) + 1 + 1 + len(keyName) + pairs.size() + 1 + commitmentSize
 	for i := range recipients {
 		r := &recipients[i]
 		if err := r.check(len(r.Wrapped)); err != nil {
@@ -59,7 +59,7 @@ func NewIKPart(keyName string, pairs Pairs, recipients []Recipient, ik []byte) (
 	}
 
 	b := make([]byte, 0, size)
-	b = append(b, magic...)
+	b = append(b, Magic...)
 	b = append(b, formatVersion, byte(len(keyName)))
 	b = append(b, keyName...)
 	b = pairs.appendCanonical(b)
@@ -85,8 +85,8 @@ func NewIKPart(keyName string, pairs Pairs, recipients []Recipient, ik []byte) (
 // so that nothing is hashed before the whole envelope has been checked.
 func (p *IKPart) decode(c *cursor) {
 	whole := c.rest
-	if c.take(uint32(len(magic))) != magic {
-		c.fail("it does not begin with %q, so keybroker did not make it", magic)
+	if c.take(uint32(len(Magic))) != Magic {
+		c.fail("it does not begin with %q, so keybroker did not make it", Magic)
 		return
 	}
 	if v := c.uint8(); v != formatVersion && c.err == nil {

@@ -38,8 +38,11 @@ const (
 	MaxIKPart = MaxSize - envelopePartSize - sealedOverhead - 64
 )
 
+// Magic is what every envelope begins with. No ciphertext of AWS KMS does: those
+// begin with the byte 1.
+const Magic = "KBWK"
+
 const (
-	magic         = "KBWK"
 	formatVersion = 1
 
 	saltSize       = 32

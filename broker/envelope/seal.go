@@ -4,6 +4,7 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/hkdf"
+	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
@@ -109,16 +110,24 @@ func additionalData[T string | []byte](header T, context Pairs) []byte {
 	return context.appendCanonical(b)
 }
 
+// extract is HKDF-Extract (RFC 5869 section 2.2), which is HMAC(salt, ik). It is
+// not hkdf.Extract since that leaves ik in the block buffer of its hash: here the
+// next block, of zeros, overwrites it.
+func extract(ik, salt []byte) []byte {
+	mac := hmac.New(sha256.New, salt)
+	mac.Write(ik)
+	prk := mac.Sum(nil)
+	mac.Write(make([]byte, sha256.BlockSize))
+	return prk
+}
+
 // newAEAD derives the key of one sealing and returns AES-256-GCM under it. Each
 // key seals once only, so random nonces cannot repeat under a key. The key bytes
 // are wiped before it returns; what HMAC and AES keep inside goes with the
 // garbage collector, or at once after it in a build with runtime/secret.
 func newAEAD(ik, salt, header []byte) (cipher.AEAD, error) {
 	sum := sha256.Sum256(header)
-	prk, err := hkdf.Extract(sha256.New, ik, salt)
-	if err != nil {
-		return nil, fmt.Errorf("envelope: deriving a key: %w", err)
-	}
+	prk := extract(ik, salt)
 	key, err := hkdf.Expand(sha256.New, prk, sealDomain+string(sum[:]), 32)
 	clear(prk)
 	if err != nil {
