@@ -32,12 +32,7 @@ func (p *Peer) Alive() error {
 }
 
 // Close frees what Alive needs. It is idempotent.
-func (p *Peer) Close() error {
-	if p.process == nil {
-		return nil
-	}
-	return p.process.close()
-}
+func (p *Peer) Close() error { return p.process.close() }
 
 // pidfd is a file that stands for a process, whatever becomes of its id.
 type pidfd struct {

@@ -16,10 +16,16 @@ var ErrNoClient = errors.New("no client matches the caller")
 type NoClientError struct {
 	// Caller is what the kernel or TLS proved about the caller.
 	Caller string
+	// Overflow: the caller's uid has no name in the broker's user namespace, so no
+	// client could ever match it.
+	Overflow bool
 }
 
 // Error says who was refused and what would let it in.
 func (e *NoClientError) Error() string {
+	if e.Overflow {
+		return fmt.Sprintf("no client matches the caller (%s): its user is of another user namespace, which cannot be told from others; run it and the broker in the same one (PrivateUsers=, rootless containers)", e.Caller)
+	}
 	return fmt.Sprintf("no client matches the caller (%s); add one under clients", e.Caller)
 }
 

@@ -138,7 +138,7 @@ func (p *Policy) Identify(id peer.Identity) (*Client, error) {
 	}
 	switch {
 	case found == nil:
-		return nil, &NoClientError{Caller: describe(&id)}
+		return nil, &NoClientError{Caller: describe(&id), Overflow: id.UIDOverflow}
 	case second != nil:
 		return nil, p.ambiguous(&id)
 	default:
