@@ -24,23 +24,46 @@ type ending struct {
 // until it holds a whole one.
 const window = 64 << 10
 
+// unfilled is how far from its end a file is searched for NUL bytes: more than
+// is written between two syncs. A file system may bring later parts of that to
+// disk than those that a power loss then leaves unfilled.
+const unfilled = 16 << 20
+
 // readEnding reads back the end of f and checks the records there, each by
-// itself and as a chain.
-//
-// The torn tail is what follows the last newline, or begins with the first line
-// that holds a NUL byte: the log writes none, so it can only be space that the
-// file system gave the file before a power loss and did not fill. Any other
-// damage is an error: the log must not be continued as if it were whole.
+// itself and as a chain. Damage is an error: the log must not be continued as if
+// it were whole.
 func (s system) readEnding(f *os.File, name string) (ending, error) {
-	info, err := f.Stat()
+	whole, offset, end, err := s.cutEnding(f, window)
 	if err != nil {
 		return ending{}, err
 	}
+	if err := end.check(whole); err != nil {
+		return ending{}, s.located(f, name, offset, err)
+	}
+	return end, nil
+}
+
+// cutEnding reads the last bytes of f, least of them or more, and splits them
+// into whole lines, which begin at offset, and the torn tail after them, which is
+// all that it sets of end. There are no whole lines only if f holds none.
+//
+// The torn tail is what follows the last newline, or begins with the first line
+// that holds a NUL byte: the log writes none, so it can only be space that the
+// file system gave the file before a power loss and did not fill.
+func (s system) cutEnding(f *os.File, least int64) (whole []byte, offset int64, end ending, err error) {
+	info, err := f.Stat()
+	if err != nil {
+		return nil, 0, ending{}, err
+	}
 	size := info.Size()
-	for n := min(int64(window), size); ; n = min(2*n, size) {
+	nul, err := s.firstNUL(f, max(0, size-unfilled), size)
+	if err != nil {
+		return nil, 0, ending{}, err
+	}
+	for n := min(max(least, size-nul+window), size); ; n = min(2*n, size) {
 		b := make([]byte, n)
 		if _, err := s.read(f, b, size-n); err != nil && err != io.EOF {
-			return ending{}, err
+			return nil, 0, ending{}, err
 		}
 		skipped := 0
 		if n < size { // begin with a whole line
@@ -53,16 +76,32 @@ func (s system) readEnding(f *os.File, name string) (ending, error) {
 		if len(whole) == 0 && n < size {
 			continue
 		}
-		end := ending{tail: int64(len(tail))}
+		end.tail = int64(len(tail))
 		if len(tail) > 0 {
 			sum := sha256.Sum256(tail)
 			end.tailSHA256 = hex.EncodeToString(sum[:])
 		}
-		if err := end.check(whole); err != nil {
-			return ending{}, s.located(f, name, size-n+int64(skipped), err)
-		}
-		return end, nil
+		return whole, size - n + int64(skipped), end, nil
 	}
+}
+
+// firstNUL returns the offset of the first NUL byte of f from offset on, or size.
+func (s system) firstNUL(f *os.File, offset, size int64) (int64, error) {
+	b := make([]byte, window)
+	for offset < size {
+		n, err := s.read(f, b[:min(window, size-offset)], offset)
+		if i := bytes.IndexByte(b[:n], 0); i >= 0 {
+			return offset + int64(i), nil
+		}
+		offset += int64(n)
+		if err == io.EOF {
+			break // it was cut meanwhile
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+	return size, nil
 }
 
 // readAfter reads what f holds past offset, where the record at was the last.
@@ -98,6 +137,24 @@ func (s system) readAfter(f *os.File, offset int64, at link) (ending, error) {
 	}
 	if end.tail > 0 {
 		end.tailSHA256 = hex.EncodeToString(tail.Sum(nil))
+	}
+	return end, nil
+}
+
+// readChanged reads the end of a file that somebody else wrote to or cut, where
+// the record at was the last. Records that follow it are part of the chain,
+// wherever they stand; the tail is what is no whole line. What else there is now
+// is for a verifier to judge.
+func (s system) readChanged(f *os.File, at link) (ending, error) {
+	whole, _, end, err := s.cutEnding(f, 2*maxBatchBytes) // more than a batch
+	if err != nil {
+		return ending{}, err
+	}
+	end.last = at
+	for line := range bytes.Lines(whole) {
+		if p, err := parseLine(line); err == nil && p.follows(end.last) {
+			end.last = p.link
+		}
 	}
 	return end, nil
 }

@@ -118,7 +118,7 @@ func (f *Refusals) flush(ctx context.Context, all bool) error {
 	defer f.flushing.Unlock()
 	type taken struct {
 		from *refused
-		sum  sum
+		refused
 	}
 	var due []taken
 	f.mu.Lock()
@@ -127,7 +127,7 @@ func (f *Refusals) flush(ctx context.Context, all bool) error {
 		if w.sum.count == 0 || !all && now.Sub(w.began) < RefusalWindow {
 			return
 		}
-		due = append(due, taken{w, w.sum})
+		due = append(due, taken{w, *w})
 		*w = refused{began: now}
 	}
 	for _, uid := range slices.Sorted(maps.Keys(f.of)) {
@@ -148,20 +148,20 @@ func (f *Refusals) flush(ctx context.Context, all bool) error {
 		if err != nil {
 			failed = err // the same for all, in all likelihood
 			f.mu.Lock()
-			t.from.sum.merge(t.sum)
+			t.sum.append(t.from.sum)
+			*t.from = t.refused
 			f.mu.Unlock()
 		}
 	}
 	return failed
 }
 
-// merge adds an older sum, which could not be written.
-func (s *sum) merge(older sum) {
-	for reason, n := range s.reasons {
-		older.note(reason, n)
+// append adds a younger sum.
+func (s *sum) append(younger sum) {
+	for reason, n := range younger.reasons {
+		s.note(reason, n)
 	}
-	older.count += s.count
-	*s = older
+	s.count += younger.count
 }
 
 func (s *sum) add(r Record) {

@@ -21,7 +21,8 @@ const (
 	reasonSyncFailed   = "sync_failed"
 	reasonFileRemoved  = "file_removed"
 	reasonFileReplaced = "file_replaced"
-	reasonFileChanged  = "file_changed" // not by the broker
+	reasonFileChanged  = "file_changed"     // not by the broker
+	reasonUnreachable  = "file_unreachable" // its path could not be looked up
 )
 
 // open finds where the log at l.path ends and makes w ready to go on there.
@@ -79,16 +80,20 @@ func (w *writer) openLive(file *os.File, former []formerFile, random io.Reader) 
 // openHeadless begins a file after one that has no whole record.
 func (w *writer) openHeadless(file *os.File, end ending, former []formerFile, random io.Reader) error {
 	l := w.l
-	if end.tail == 0 && len(former) == 0 {
+	if end.tail == 0 {
 		// An empty file, made by an installer perhaps. It has nothing to keep.
 		if err := l.sys.remove(l.path); err != nil {
 			return err
 		}
 		file.Close()
-		return w.create(random)
+		return w.openWithoutLive(former, random)
 	}
 	if _, err := w.chainFrom(former, random); err != nil {
 		return err
+	}
+	// The repair record must not outlive what it accounts for.
+	if err := l.sys.sync(file); err != nil {
+		return fmt.Errorf("sync %s: %w", l.path, err)
 	}
 	w.file, w.first = file, w.head.seq+1
 	l.log.Warn("the audit log's file has no whole record; it goes on in a new file", "file", l.path, "bytes", end.tail)
@@ -149,12 +154,14 @@ func (s system) readFormer(path string) (ending, opening, error) {
 	}
 	defer f.Close()
 	end, err := s.readEnding(f, path)
-	if err != nil || end.last.seq == 0 {
-		return end, opening{}, err
-	}
-	begin, err := s.readOpening(f, path)
 	if err != nil {
 		return ending{}, opening{}, err
+	}
+	var begin opening
+	if end.last.seq > 0 {
+		if begin, err = s.readOpening(f, path); err != nil {
+			return ending{}, opening{}, err
+		}
 	}
 	if err := s.sync(f); err != nil {
 		return ending{}, opening{}, fmt.Errorf("sync %s: %w", path, err)
@@ -175,23 +182,36 @@ func (w *writer) replace() error {
 	if err != nil {
 		return err
 	}
-	if info.Size() < w.size {
-		// Somebody cut records off. The chain goes on from the last one all the
-		// same, so that a verifier sees the gap.
-		end, err := w.l.sys.readEnding(w.file, w.l.path)
-		if err != nil {
-			return err
-		}
-		return w.succeed(w.broken.reason, end)
+	var end ending
+	if w.broken.reason == reasonFileChanged || info.Size() < w.size {
+		end, err = w.l.sys.readChanged(w.file, w.head)
+	} else {
+		end, err = w.l.sys.readAfter(w.file, w.size, w.head)
 	}
-	end, err := w.l.sys.readAfter(w.file, w.size, w.head)
 	if err != nil {
 		return err
 	}
 	// Whole records of a batch that failed are part of the chain, though nobody
 	// was answered for them.
 	w.head, w.size = end.last, info.Size()-end.tail
+	w.settle(end.tail)
 	return w.succeed(w.broken.reason, end)
+}
+
+// settle brings to disk what a file holds that is not written any more: records
+// that were answered for since the last sync, and the tail, which after a power
+// loss must be what the repair record says. A file that a sync failed of is left
+// alone.
+func (w *writer) settle(tail int64) {
+	if w.broken.reason == reasonSyncFailed || w.synced == w.head.seq && tail == 0 {
+		return
+	}
+	if err := w.l.sys.sync(w.file); err != nil {
+		w.l.log.Error("the end of the audit log's former file cannot be brought to disk", "file", w.l.path, "error", err)
+		w.broken.reason = reasonSyncFailed
+		return
+	}
+	w.synced = w.head.seq
 }
 
 // succeed begins the next file with a repair record, and gives w.file its

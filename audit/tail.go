@@ -89,6 +89,8 @@ type reader struct {
 	next uint64 // the record to be read next
 	file *os.File
 	in   *bufio.Reader
+	// opened is the record that file was opened for, since it should hold it.
+	opened uint64
 }
 
 func (r *reader) close() {
@@ -110,7 +112,7 @@ func (r *reader) read(head uint64) ([]byte, error) {
 		line, err := r.in.ReadSlice('\n')
 		if seq, ok := seqOf(line); err == nil && ok && seq >= r.next {
 			if seq != r.next {
-				return nil, fmt.Errorf("record %d is missing; run `keybroker audit verify`", r.next)
+				return nil, r.missing()
 			}
 			r.next++
 			return line[:len(line)-1], nil
@@ -121,8 +123,17 @@ func (r *reader) read(head uint64) ([]byte, error) {
 			return nil, err
 		}
 		// What is left of this file is no record: it was followed by another.
+		if r.opened == r.next {
+			return nil, r.missing() // and another look would find the same
+		}
 		r.close()
 	}
+}
+
+// missing is the error for a record that was written, and that nobody but the
+// broker may remove.
+func (r *reader) missing() error {
+	return fmt.Errorf("record %d is not where it was written; run `keybroker audit verify`", r.next)
 }
 
 // open opens the file that holds r.next, a little before it. If there is none,
@@ -145,7 +156,7 @@ func (r *reader) open(head uint64) error {
 		var offset int64
 		if offset, err = seek(f, r.next); err == nil {
 			if _, err = f.Seek(offset, io.SeekStart); err == nil {
-				r.file, r.in = f, bufio.NewReaderSize(f, 4*MaxLine)
+				r.file, r.in, r.opened = f, bufio.NewReaderSize(f, 4*MaxLine), r.next
 				return nil
 			}
 		}

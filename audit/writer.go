@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -30,8 +31,8 @@ type writer struct {
 
 	file  *os.File
 	first uint64 // number of the file's first record
-	size  int64  // of the file
 	head  link   // the last record that was answered for
+	size  int64  // of the file up to and with head
 	// synced is the last record known to be on disk.
 	synced uint64
 	// moved is the rotated name of file, once it has one.
@@ -126,7 +127,9 @@ func (w *writer) write() {
 		w.fail(reasonWriteFailed, err)
 		return
 	}
-	w.size += int64(len(w.buf))
+	// Until the batch is answered for, head and size stay before it, so that a
+	// successor finds its records in the file.
+	size := w.size + int64(len(w.buf))
 	if w.l.mode == SyncAlways {
 		began := time.Now()
 		err := w.l.sys.sync(w.file)
@@ -136,7 +139,7 @@ func (w *writer) write() {
 			return
 		}
 		w.noteSynced(time.Since(began))
-		if f := w.displaced(); f != nil {
+		if f := w.displaced(size); f != nil {
 			w.refuse(f.err)
 			w.fail(f.reason, f.err)
 			return
@@ -146,7 +149,7 @@ func (w *writer) write() {
 		w.arm(w.l.interval)
 	}
 	seq := w.head.seq
-	w.head = at
+	w.head, w.size = at, size
 	w.publish(nil)
 	if written := w.l.observe.Written; written != nil {
 		for _, r := range w.batch {
@@ -204,7 +207,7 @@ func (w *writer) endSync(result syncResult) {
 		w.fail(reasonSyncFailed, result.err)
 		return
 	}
-	if f := w.displaced(); f != nil {
+	if f := w.displaced(w.size); f != nil {
 		w.fail(f.reason, f.err)
 		return
 	}
@@ -218,6 +221,8 @@ func (w *writer) takeSync(result syncResult) {
 	if result.err == nil {
 		w.synced = max(w.synced, result.upTo)
 		w.noteSynced(result.took)
+	} else if w.broken != nil {
+		w.broken.reason = reasonSyncFailed // the file must not be synced again
 	}
 }
 
@@ -227,18 +232,19 @@ func (w *writer) noteSynced(took time.Duration) {
 	}
 }
 
-// displaced tells whether the file is no longer the log that readers see.
-func (w *writer) displaced() *failure {
+// displaced tells whether the file is no longer the log that readers see, or not
+// of the size that it was written to.
+func (w *writer) displaced(written int64) *failure {
 	at, size, err := placeOf(w.file, w.l.path)
 	switch {
 	case err != nil:
-		return &failure{reasonSyncFailed, err}
+		return &failure{reasonUnreachable, err}
 	case at == gone:
 		return &failure{reasonFileRemoved, fmt.Errorf("%s was removed while the broker wrote it", w.l.path)}
 	case at == replaced:
 		return &failure{reasonFileReplaced, w.inTheWay()}
-	case size != w.size:
-		return &failure{reasonFileChanged, fmt.Errorf("%s was changed while the broker wrote it: it has %d bytes instead of %d", w.l.path, size, w.size)}
+	case size != written:
+		return &failure{reasonFileChanged, fmt.Errorf("%s was changed while the broker wrote it: it has %d bytes instead of %d", w.l.path, size, written)}
 	}
 	return nil
 }
@@ -298,9 +304,10 @@ func (w *writer) publish(err error) {
 	l := w.l
 	l.mu.Lock()
 	l.head = Head{Seq: w.head.seq, Hash: w.head.hash, File: l.path}
-	if err != nil {
-		l.head.Err = fmt.Errorf("%w: %w", ErrUnavailable, err)
+	if err != nil && !errors.Is(err, ErrUnavailable) {
+		err = fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
+	l.head.Err = err
 	l.first = w.first
 	if l.moved != nil {
 		close(l.moved)
