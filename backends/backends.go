@@ -45,7 +45,9 @@ type KMS interface {
 	// reference nowhere, and asks the KMS at most who the KMS itself is.
 	//
 	// Errors: Unavailable or Unauthenticated while the KMS has not yet told who
-	// it is; InvalidArgument if key cannot be a master key of this backend.
+	// it is; InvalidArgument if key cannot be a master key of this backend. Where
+	// only the master key itself can tell (a keyring's file), and is not there or
+	// cannot be used, the error is an Unwrap's.
 	Match(ctx context.Context, key, reference string) (bool, error)
 
 	// Check makes the cheapest call that shows whether the master key could be
