@@ -1,0 +1,14 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+)
+
+func newAuditCommand(env *Env, opts *options) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "audit",
+		Short: "Verify and follow the audit log",
+	}
+	cmd.AddCommand(newAuditVerifyCommand(env, opts), newAuditTailCommand(env, opts))
+	return cmd
+}

@@ -1,0 +1,232 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"os/signal"
+	"runtime"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/keybroker/keybroker/audit"
+	"github.com/keybroker/keybroker/broker"
+	"github.com/keybroker/keybroker/broker/admin"
+	"github.com/keybroker/keybroker/broker/grpcapi"
+	"github.com/keybroker/keybroker/broker/peer"
+	"github.com/keybroker/keybroker/internal/bootclock"
+	"github.com/keybroker/keybroker/internal/config"
+	"github.com/keybroker/keybroker/internal/secret"
+	"github.com/keybroker/keybroker/internal/telemetry"
+)
+
+const (
+	// callTimeout bounds a call, whatever deadline its caller set: three
+	// attempts at a KMS that hangs.
+	callTimeout = 10 * time.Second
+	// auditTimeout bounds the wait for an audit record. A disk that takes longer
+	// is as good as none.
+	auditTimeout = 5 * time.Second
+	// drainTimeout is how long calls that are under way may finish at the end.
+	// Service managers and rolling restarts wait at least 20 s.
+	drainTimeout = 15 * time.Second
+	// closeTimeout bounds what comes after: the audit's last record and sync.
+	closeTimeout = 4 * time.Second
+)
+
+// serveOptions are the flags of serve.
+type serveOptions struct {
+	config              string
+	insecure            bool
+	logFormat, logLevel string
+	// reflection serves gRPC reflection: dev only.
+	reflection bool
+	// ready is called once the broker serves. May be nil.
+	ready func()
+}
+
+// serve runs the daemon until ctx ends.
+func serve(ctx context.Context, env *Env, opts serveOptions) error {
+	d := daemon{opts: opts, started: time.Now()}
+	var err error
+	if d.log, err = newLogger(env.Stderr, opts.logFormat, opts.logLevel); err != nil {
+		return err
+	}
+	if err := harden(d.log, opts.insecure); err != nil {
+		return err
+	}
+	if d.cfg, err = config.Load(opts.config); err != nil {
+		return configError(err)
+	}
+	for _, w := range d.cfg.Warnings {
+		d.log.Warn("configuration", "warning", w.String())
+	}
+
+	// The arena comes before anything that could hold a key.
+	arena, err := newArena(d.cfg.Memory)
+	if err != nil {
+		return err
+	}
+	defer arena.Close()
+	if w := arena.Warning(); w != "" {
+		d.log.Warn("key bytes are not in locked memory", "cause", w)
+	}
+
+	d.metrics = telemetry.New(versionText(), revision(), runtime.Version())
+	if d.audit, err = openAudit(d.cfg, d.log, d.metrics); err != nil {
+		return err
+	}
+	w := &wiring{path: opts.config, log: d.log, metrics: d.metrics, started: d.cfg}
+	settings, err := w.settings(d.cfg)
+	if err != nil {
+		return errors.Join(err, d.closeAudit())
+	}
+	d.broker, err = broker.New(ctx, broker.Options{
+		Version: versionText(), BootID: bootclock.BootID(), Load: w.load, Audit: d.audit, Arena: arena,
+		CacheCapacity: d.cfg.Cache.Capacity, CallTimeout: callTimeout, AuditTimeout: auditTimeout,
+		Now: time.Now, Uptime: bootclock.Now, Random: rand.Reader, Logger: d.log, Observer: d.metrics,
+	}, settings)
+	if err != nil {
+		return errors.Join(err, d.closeAudit())
+	}
+	err = d.run(ctx)
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	defer cancel()
+	return errors.Join(err, d.broker.Close(last), d.audit.Close(last))
+}
+
+// daemon is what serve has put together.
+type daemon struct {
+	opts    serveOptions
+	started time.Time
+	cfg     *config.Config
+	log     *slog.Logger
+	metrics *telemetry.Metrics
+	audit   *audit.Log
+	broker  *broker.Broker
+}
+
+// run opens the front doors and serves until ctx ends, then drains.
+func (d *daemon) run(ctx context.Context) error {
+	var serverTLSConfig *tls.Config
+	if d.cfg.Listen.GRPCTCP != nil {
+		var err error
+		if serverTLSConfig, err = serverTLS(d.cfg.Listen.GRPCTCP); err != nil {
+			return fmt.Errorf("listen.grpc_tcp: %w", err)
+		}
+	}
+	grpcServer := grpcapi.New(grpcapi.Config{
+		Broker: d.broker, TLS: serverTLSConfig, Reflection: d.opts.reflection, Refused: d.refused, Logger: d.log,
+		About: grpcapi.About{Version: versionText(), Node: d.cfg.Node, StartedAt: d.started},
+	})
+	adminServer := admin.NewServer(admin.Config{
+		Gatherer: d.metrics.Registry, Serves: d.broker.Serves,
+		Auditing: func() error { return d.audit.Head().Err },
+	})
+	doors, err := openDoors(d.cfg.Listen, d.log, d.refused)
+	if err != nil {
+		return err
+	}
+
+	group, ctx := errgroup.WithContext(ctx)
+	for _, l := range doors.grpc {
+		group.Go(func() error { return grpcServer.Serve(l) })
+	}
+	if doors.admin != nil {
+		group.Go(func() error {
+			if err := adminServer.Serve(doors.admin); !errors.Is(err, http.ErrServerClosed) {
+				return err
+			}
+			return nil
+		})
+	}
+	group.Go(func() error { return d.reloadOnHangup(ctx) })
+	group.Go(func() error { return pingWatchdog(ctx, func() { _, _ = d.broker.Serves(), d.audit.Head() }) })
+	group.Go(func() error {
+		<-ctx.Done()
+		d.log.Info("draining")
+		notifyStopping()
+		drain, cancel := context.WithTimeout(context.Background(), drainTimeout)
+		defer cancel()
+		grpcServer.Stop(drain)
+		return adminServer.Shutdown(drain)
+	})
+	d.log.Info("ready", "version", versionText(), "node", d.cfg.Node, "config_sha256", d.cfg.SHA256, "took", time.Since(d.started).String())
+	notifyReady(d.log)
+	if d.opts.ready != nil {
+		d.opts.ready()
+	}
+	return group.Wait()
+}
+
+// refused puts on the record that a connection was closed before its first call.
+func (d *daemon) refused(caller peer.Identity, why error) {
+	d.broker.RefuseConnection(context.Background(), "connect", caller, why)
+}
+
+// reloadOnHangup reads the configuration again at each SIGHUP. A bad one is
+// logged and changes nothing.
+func (d *daemon) reloadOnHangup(ctx context.Context) error {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-hangup:
+			if err := d.broker.ReloadBySignal(ctx); err != nil {
+				d.log.Error("reload", "error", err)
+			}
+		}
+	}
+}
+
+func (d *daemon) closeAudit() error {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	return d.audit.Close(ctx)
+}
+
+// harden protects the process's memory before it holds any key.
+func harden(log *slog.Logger, insecure bool) error {
+	err := secret.Harden()
+	if err == nil {
+		return nil
+	}
+	if insecure {
+		log.Warn("this process is not protected from core dumps and other processes", "error", err)
+		return nil
+	}
+	return fmt.Errorf("the process cannot be protected: %w; --insecure starts it all the same", err)
+}
+
+func newArena(m config.Memory) (*secret.Arena, error) {
+	mode := secret.Prefer
+	if m.RequireLocked {
+		mode = secret.Require
+	}
+	return secret.NewArena(secret.Config{Bytes: m.Size, Locked: mode})
+}
+
+func openAudit(cfg *config.Config, log *slog.Logger, metrics *telemetry.Metrics) (*audit.Log, error) {
+	sync := audit.SyncOS
+	if cfg.Audit.SyncAlways {
+		sync = audit.SyncAlways
+	}
+	return audit.Open(audit.Config{
+		Path: cfg.Audit.Path, Node: cfg.Node, Sync: sync, SyncInterval: cfg.Audit.SyncInterval,
+		Now: time.Now, Random: rand.Reader, Logger: log,
+		Observer: audit.Observer{
+			Written:    func(e audit.Event, o audit.Outcome) { metrics.AuditWritten(string(e), string(o)) },
+			WriteError: metrics.AuditWriteError, Synced: metrics.AuditSynced, HeadSeq: metrics.AuditHead,
+		},
+	})
+}

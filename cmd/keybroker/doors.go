@@ -1,0 +1,72 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+
+	"github.com/keybroker/keybroker/broker/peer"
+	"github.com/keybroker/keybroker/internal/config"
+)
+
+// doors are the open listeners.
+type doors struct {
+	grpc  []net.Listener
+	admin net.Listener
+}
+
+// maxPerUID is how many connections one local user may have open: enough for any
+// client, too few to take every file descriptor.
+const maxPerUID = 1024
+
+// openDoors opens every listener of the configuration, or takes it from systemd.
+// On an error it leaves none open.
+func openDoors(listen config.Listen, log *slog.Logger, refused func(peer.Identity, error)) (d doors, err error) {
+	defer func() {
+		if err == nil {
+			return
+		}
+		for _, l := range d.grpc {
+			err = errors.Join(err, l.Close())
+		}
+	}()
+	accept := peer.Options{Logger: log, Refused: refused, MaxPerUID: maxPerUID}
+	activated, err := peer.Activated(accept, "grpc")
+	if err != nil {
+		return d, err
+	}
+	switch s, held := listen.GRPC, activated["grpc"]; {
+	case held != nil && s == nil:
+		return d, errors.Join(errors.New("systemd passed the socket grpc, but listen.grpc is not configured"), held.Close())
+	case held != nil:
+		d.grpc = append(d.grpc, held)
+	case s != nil:
+		l, err := peer.ListenUnix(peer.Config{Path: s.Path, Mode: s.Mode, UID: id(s.UID), GID: id(s.GID), Options: accept})
+		if err != nil {
+			return d, err
+		}
+		d.grpc = append(d.grpc, l)
+	}
+	if t := listen.GRPCTCP; t != nil {
+		l, err := net.Listen("tcp", t.Address)
+		if err != nil {
+			return d, fmt.Errorf("listen.grpc_tcp: %w", err)
+		}
+		d.grpc = append(d.grpc, l)
+	}
+	if a := listen.Admin; a != nil {
+		if d.admin, err = net.Listen("tcp", a.Address); err != nil {
+			return d, fmt.Errorf("listen.admin: %w", err)
+		}
+	}
+	return d, nil
+}
+
+// id is a user or group id for chown(2), in which -1 leaves it as it is.
+func id(of *uint32) int {
+	if of == nil {
+		return -1
+	}
+	return int(*of)
+}

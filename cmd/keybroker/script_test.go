@@ -1,0 +1,88 @@
+package main
+
+import (
+	"context"
+	"crypto/fips140"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"keybroker": main})
+}
+
+// TestScripts runs the command line as a user does, each script in a directory of
+// its own.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup: func(env *testscript.Env) error {
+			// A unix socket's path is short; so is this one.
+			dir, err := os.MkdirTemp("", "kb")
+			if err != nil {
+				return err
+			}
+			env.Defer(func() { _ = os.RemoveAll(dir) })
+			env.Setenv("KB", dir)
+			env.Setenv("NO_COLOR", "1")
+			env.Setenv("GODEBUG", os.Getenv("GODEBUG"))
+			if err := os.Chmod(env.WorkDir, 0o700); err != nil {
+				return err
+			}
+			return os.Chmod(dir, 0o700)
+		},
+		Condition: func(name string) (bool, error) {
+			if name == "fips" {
+				return fips140.Enforced(), nil
+			}
+			return false, fmt.Errorf("no such condition: %s", name)
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"waitfor": waitForSocket,
+			"code":    exitCodeOf,
+		},
+	})
+}
+
+// waitForSocket waits until a broker answers on a socket.
+func waitForSocket(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: waitfor SOCKET")
+	}
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		err := exec.CommandContext(ctx, "keybroker", "keys", "--socket", ts.MkAbs(args[0])).Run()
+		cancel()
+		if err == nil {
+			return
+		}
+	}
+	ts.Fatalf("no broker answers on %s", args[0])
+}
+
+// exitCodeOf runs a command and holds its exit code: code N COMMAND...
+func exitCodeOf(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: code N COMMAND...")
+	}
+	err := ts.Exec(args[1], args[2:]...)
+	got := "0"
+	if err != nil {
+		exit, ok := err.(*exec.ExitError) //nolint:errorlint // testscript returns it as it is
+		if !ok {
+			ts.Fatalf("%v", err)
+		}
+		got = exit.String()[len("exit status "):]
+	}
+	if got != args[0] {
+		ts.Fatalf("%s exited with %s, want %s", strings.Join(args[1:], " "), got, args[0])
+	}
+}

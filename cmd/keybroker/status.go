@@ -1,0 +1,126 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	keybrokerv1 "github.com/keybroker/keybroker/proto/keybroker/v1"
+)
+
+// watchEvery is how often status --watch asks.
+const watchEvery = time.Second
+
+func newStatusCommand(env *Env, opts *options) *cobra.Command {
+	var watch bool
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show what the broker serves and how its KMSs are",
+		Long: `Show what the broker serves, how its KMSs are, and for how long each key could be
+served without them. It needs the admin right status.`,
+		Example: `  keybroker status
+  keybroker status --watch`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !watch {
+				return opts.withClient(cmd.Context(), func(ctx context.Context, c *client) error {
+					return env.showStatus(ctx, c, opts)
+				})
+			}
+			return opts.withOpenClient(cmd.Context(), func(ctx context.Context, c *client) error {
+				return env.watchStatus(ctx, c, opts)
+			})
+		},
+	}
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "show it again every second until interrupted")
+	return cmd
+}
+
+func (e *Env) showStatus(ctx context.Context, c *client, opts *options) error {
+	s, err := c.GetStatus(ctx, &keybrokerv1.GetStatusRequest{})
+	if err != nil {
+		return err
+	}
+	if opts.output == outputJSON {
+		return e.printMessage(s)
+	}
+	return printStatus(e.Stdout, s, time.Now(), e.colour())
+}
+
+// watchStatus shows the status until ctx ends. A broker that does not answer is
+// part of the picture, not the end of it.
+func (e *Env) watchStatus(ctx context.Context, c *client, opts *options) error {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		call, cancel := context.WithTimeout(ctx, opts.timeout)
+		if e.StdoutTerminal && opts.output == outputText {
+			fmt.Fprint(e.Stdout, "\x1b[H\x1b[2J") // home, clear
+		}
+		err := c.explain(e.showStatus(call, c, opts))
+		cancel()
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case exitCode(err) == exitDenied:
+			return err
+		case err != nil:
+			fmt.Fprintln(e.Stderr, "keybroker:", message(err))
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+func printStatus(w io.Writer, s *keybrokerv1.GetStatusResponse, now time.Time, colour bool) error {
+	var about table
+	about.row("keybroker", fmt.Sprintf("%s on %s, up %s", s.Version, s.Node, since(s.StartedAt, now)))
+	about.row("config", fmt.Sprintf("sha256 %.12s…, loaded %s ago", s.ConfigSha256, since(s.ConfigLoadedAt, now)))
+	written := cell{fmt.Sprintf("%s, %d records", s.Audit.GetPath(), s.Audit.GetHeadSeq()), plain}
+	if problem := s.Audit.GetError(); problem != "" {
+		written = cell{problem, bad}
+	}
+	about.row("audit", written)
+	about.row("cache", fmt.Sprintf("%d of %d intermediate keys", s.Cache.GetEntries(), s.Cache.GetCapacity()))
+	memory := cell{fmt.Sprintf("%s, %s of %s used", s.Memory.GetArena(), bytesText(s.Memory.GetArenaUsedBytes()), bytesText(s.Memory.GetArenaBytes())), plain}
+	if s.Memory.GetArena() == "unlocked" {
+		memory.style = warn
+	}
+	about.row("memory", memory)
+
+	var backends table
+	backends.head("BACKEND", "TYPE", "STATE", "LAST SUCCESS", "LAST FAILURE")
+	for _, b := range s.Backends {
+		state := cell{"not asked yet", plain}
+		switch {
+		case b.Up == nil:
+		case *b.Up:
+			state = cell{"up", good}
+		default:
+			state = cell{"down", bad}
+		}
+		failure := "-"
+		if b.LastFailureAt != nil {
+			failure = fmt.Sprintf("%s ago, %s: %s", since(b.LastFailureAt, now), b.LastErrorClass, b.LastError)
+		}
+		success := "-"
+		if b.LastSuccessAt != nil {
+			success = since(b.LastSuccessAt, now) + " ago"
+		}
+		backends.row(b.Name, b.Type, state, success, failure)
+	}
+	_, err := fmt.Fprintf(w, "%s\n%s\n%s", about.render(colour), backends.render(colour), keyTable(s.Keys, now).render(colour))
+	return err
+}
+
+// since is how long ago t was.
+func since(t *timestamppb.Timestamp, now time.Time) string {
+	return duration(max(0, now.Sub(t.AsTime())))
+}

@@ -1,0 +1,236 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"reflect"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/backends/file"
+	"github.com/keybroker/keybroker/backends/vault"
+	"github.com/keybroker/keybroker/broker"
+	"github.com/keybroker/keybroker/broker/envelope"
+	"github.com/keybroker/keybroker/broker/policy"
+	"github.com/keybroker/keybroker/cache"
+	"github.com/keybroker/keybroker/internal/config"
+	"github.com/keybroker/keybroker/internal/telemetry"
+)
+
+// wiring turns configurations into settings. It keeps the KMSs it has made, so
+// that a backend whose configuration a reload does not change keeps its
+// connections, its login and its name in the caches.
+type wiring struct {
+	path    string
+	log     *slog.Logger
+	metrics *telemetry.Metrics
+	// started is the configuration that the broker was started with: of some of
+	// it, a reload changes nothing.
+	started *config.Config
+
+	mu   sync.Mutex
+	made map[string]madeKMS // by backend name
+}
+
+type madeKMS struct {
+	of  config.Backend
+	kms backends.KMS
+}
+
+// load reads the configuration file and returns settings for all of it.
+func (w *wiring) load(context.Context) (broker.Settings, error) {
+	cfg, err := config.Load(w.path)
+	var settings broker.Settings
+	if err == nil {
+		settings, err = w.settings(cfg)
+	}
+	w.metrics.Reloaded(err == nil)
+	if err != nil {
+		return settings, err
+	}
+	for _, warning := range cfg.Warnings {
+		settings.Warnings = append(settings.Warnings, warning.String())
+	}
+	if later := needRestart(w.started, cfg); len(later) > 0 {
+		settings.Warnings = append(settings.Warnings, strings.Join(later, ", ")+" changed, which holds after a restart only")
+	}
+	return settings, nil
+}
+
+// needRestart names the parts of the configuration that differ and that a reload
+// does not change.
+func needRestart(was, is *config.Config) []string {
+	var parts []string
+	for _, part := range []struct {
+		name    string
+		was, is any
+	}{
+		{"node", was.Node, is.Node},
+		{"listen", was.Listen, is.Listen},
+		{"audit.path", was.Audit.Path, is.Audit.Path},
+		{"audit.sync", was.Audit.SyncAlways, is.Audit.SyncAlways},
+		{"audit.sync_interval", was.Audit.SyncInterval, is.Audit.SyncInterval},
+		{"memory", was.Memory, is.Memory},
+		{"cache", was.Cache, is.Cache},
+	} {
+		if !reflect.DeepEqual(part.was, part.is) {
+			parts = append(parts, part.name)
+		}
+	}
+	return parts
+}
+
+// settings returns the broker's settings for cfg. Backends that are new are
+// made, without a network call; those that are gone are forgotten, and closed by
+// the broker.
+func (w *wiring) settings(cfg *config.Config) (_ broker.Settings, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	p, err := policy.New(cfg.Clients)
+	if err != nil {
+		return broker.Settings{}, err
+	}
+	var fresh []backends.KMS
+	defer func() {
+		if err != nil {
+			for _, kms := range fresh {
+				err = errors.Join(err, kms.Close())
+			}
+		}
+	}()
+	s := broker.Settings{
+		Backends:       make(map[string]broker.Backend, len(cfg.Backends)),
+		Policy:         p,
+		MissRates:      cfg.MissRates,
+		AllowUnaudited: cfg.Audit.AllowUnaudited,
+		SHA256:         cfg.SHA256,
+	}
+	made := make(map[string]madeKMS, len(cfg.Backends))
+	for _, b := range cfg.Backends {
+		m, ok := w.made[b.Name]
+		if !ok || !reflect.DeepEqual(m.of, b) {
+			kms, err := w.newKMS(b)
+			if err != nil {
+				return broker.Settings{}, fmt.Errorf("backend %s: %w", b.Name, err)
+			}
+			fresh = append(fresh, kms)
+			m = madeKMS{of: b, kms: kms}
+		}
+		made[b.Name] = m
+		s.Backends[b.Name] = brokerBackend(b, m.kms)
+	}
+	for _, k := range cfg.Keys {
+		key, err := brokerKey(k)
+		if err != nil {
+			return broker.Settings{}, fmt.Errorf("key %s: %w", k.Name, err)
+		}
+		s.Keys = append(s.Keys, key)
+	}
+	w.made = made
+	return s, nil
+}
+
+// newKMS makes the KMS of one backend.
+func (w *wiring) newKMS(b config.Backend) (backends.KMS, error) {
+	log := w.log.With("backend", b.Name)
+	switch b.Type {
+	case config.TypeFile:
+		return file.New(file.Config{Dir: b.File.Path})
+	case config.TypeVault:
+		v := b.Vault
+		return vault.New(vault.Config{
+			Address: v.Address, ID: v.ID, Namespace: v.Namespace, Mount: v.Mount,
+			Auth: vault.Auth{
+				Method: v.Auth.Method, Mount: v.Auth.Mount, TokenFile: v.Auth.TokenFile,
+				RoleIDFile: v.Auth.RoleIDFile, SecretIDFile: v.Auth.SecretIDFile, SecretIDWrapped: v.Auth.SecretIDWrapped,
+				Role: v.Auth.Role, JWTFile: v.Auth.JWTFile,
+			},
+			TLS: vault.TLS{
+				CACertFile: v.TLS.CAFile, ClientCertFile: v.TLS.CertFile, ClientKeyFile: v.TLS.KeyFile, ServerName: v.TLS.ServerName,
+			},
+			Timeout: v.Timeout,
+			Logger:  log,
+		})
+	default:
+		return nil, fmt.Errorf("type %s is unknown", b.Type)
+	}
+}
+
+// fileTimeout bounds a call of a local keyring: long for a disk, short for a
+// caller.
+const fileTimeout = 2 * time.Second
+
+func brokerBackend(b config.Backend, kms backends.KMS) broker.Backend {
+	if b.Type == config.TypeVault {
+		return broker.Backend{KMS: kms, Provider: vault.Provider, Type: b.Type, Timeout: b.Vault.Timeout}
+	}
+	return broker.Backend{KMS: kms, Provider: file.Provider, Type: b.Type, Timeout: fileTimeout}
+}
+
+func brokerKey(k config.Key) (broker.Key, error) {
+	pairs, err := envelope.NewPairs(k.Context)
+	if err != nil {
+		return broker.Key{}, err
+	}
+	out := broker.Key{
+		Name: k.Name, Aliases: k.Aliases,
+		Recipients: brokerRecipients(k.Recipients), FormerRecipients: brokerRecipients(k.FormerRecipients),
+		MinRecipients: k.MinRecipients, CheckInterval: k.CheckInterval, Context: pairs,
+		Limits: cache.Limits{TTL: k.TTL, MaxStale: k.MaxStale},
+		MaxAge: k.MaxAge, MaxUses: k.MaxUses,
+	}
+	for _, former := range k.FormerContexts {
+		pairs, err := envelope.NewPairs(former)
+		if err != nil {
+			return broker.Key{}, err
+		}
+		out.FormerContexts = append(out.FormerContexts, pairs)
+	}
+	return out, nil
+}
+
+func brokerRecipients(rs []config.Recipient) []broker.Recipient {
+	out := make([]broker.Recipient, len(rs))
+	for i, r := range rs {
+		out[i] = broker.Recipient{Backend: r.Backend, Key: r.Key}
+	}
+	return out
+}
+
+// serverTLS returns the TLS of the TCP listener: 1.3, and only for clients with a
+// certificate of the CA. All files are read again for each handshake, so that
+// renewed ones are used without a restart; while they cannot be read, handshakes
+// fail.
+func serverTLS(l *config.GRPCTCP) (*tls.Config, error) {
+	read := func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		pem, err := os.ReadFile(l.ClientCAFile)
+		if err != nil {
+			return nil, err
+		}
+		roots := x509.NewCertPool()
+		if !roots.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("%s has no certificate in PEM form", l.ClientCAFile)
+		}
+		pair, err := tls.LoadX509KeyPair(l.CertFile, l.KeyFile)
+		if err != nil {
+			return nil, err
+		}
+		return &tls.Config{
+			MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{pair}, NextProtos: []string{"h2"},
+			ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: roots,
+		}, nil
+	}
+	cfg, err := read(nil)
+	if err != nil {
+		return nil, err
+	}
+	cfg.GetConfigForClient = read
+	return cfg, nil
+}
