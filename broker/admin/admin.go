@@ -23,6 +23,10 @@ type Config struct {
 	Auditing func() error
 }
 
+// maxScrapes is how many scrapes are answered at a time; one more gets 503. They
+// are the only pages that cost something.
+const maxScrapes = 4
+
 // NewServer returns an HTTP server without a listener. Its time limits and
 // header size are bounded.
 //
@@ -34,7 +38,9 @@ type Config struct {
 //   - /metrics: Prometheus or OpenMetrics.
 func NewServer(cfg Config) *http.Server {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(cfg.Gatherer, promhttp.HandlerOpts{EnableOpenMetrics: true}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(cfg.Gatherer, promhttp.HandlerOpts{
+		EnableOpenMetrics: true, MaxRequestsInFlight: maxScrapes,
+	}))
 	mux.HandleFunc("GET /healthz", alive)
 	mux.HandleFunc("GET /livez", alive)
 	mux.HandleFunc("GET /readyz", cfg.ready)
@@ -45,6 +51,8 @@ func NewServer(cfg Config) *http.Server {
 		WriteTimeout:      30 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    16 << 10,
+		// Or net/http would answer OPTIONS * by itself.
+		DisableGeneralOptionsHandler: true,
 	}
 }
 

@@ -37,7 +37,7 @@ func (s *admin) GetStatus(ctx context.Context, _ *keybrokerv1.GetStatusRequest) 
 		},
 	}
 	if st.Audit.Err != nil {
-		out.Audit.Error = st.Audit.Err.Error()
+		out.Audit.Error = text(st.Audit.Err.Error())
 	}
 	for _, b := range st.Backends {
 		info := &keybrokerv1.BackendStatus{
@@ -48,7 +48,7 @@ func (s *admin) GetStatus(ctx context.Context, _ *keybrokerv1.GetStatusRequest) 
 			info.Up = &b.Up
 		}
 		if !b.LastFailure.IsZero() {
-			info.LastErrorClass, info.LastError = b.LastClass.String(), b.LastError
+			info.LastErrorClass, info.LastError = b.LastClass.String(), text(b.LastError)
 		}
 		out.Backends = append(out.Backends, info)
 	}
@@ -67,7 +67,7 @@ func (s *admin) Reload(ctx context.Context, _ *keybrokerv1.ReloadRequest) (*keyb
 
 func (s *admin) TailAudit(req *keybrokerv1.TailAuditRequest, stream grpc.ServerStreamingServer[keybrokerv1.TailAuditResponse]) error {
 	ctx := stream.Context()
-	err := s.broker.Tail(ctx, callOf(ctx, "TailAudit"), req.GetFromSeq(), !req.GetNoFollow(), func(seq uint64, line []byte) error {
+	err := s.broker.Tail(ctx, callOf(ctx, "TailAudit"), broker.TailRange{From: req.GetFromSeq(), Last: req.GetLast(), Follow: !req.GetNoFollow()}, func(seq uint64, line []byte) error {
 		return stream.Send(&keybrokerv1.TailAuditResponse{Seq: seq, Line: line})
 	})
 	return statusOf(err).Err()

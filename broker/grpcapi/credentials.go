@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 
 	"google.golang.org/grpc/credentials"
@@ -15,20 +16,31 @@ import (
 // peerCredentials finds out who is at the other end of a new connection: what
 // the kernel recorded of a unix socket's peer, what TLS proved of another.
 type peerCredentials struct {
-	tls credentials.TransportCredentials // nil: no TLS
+	tls     credentials.TransportCredentials // nil: no TLS
+	refused func(peer.Identity, error)
 }
 
-func newPeerCredentials(cfg *tls.Config) peerCredentials {
-	if cfg == nil {
-		return peerCredentials{}
+func newPeerCredentials(cfg *tls.Config, refused func(peer.Identity, error)) peerCredentials {
+	c := peerCredentials{refused: refused}
+	if cfg != nil {
+		c.tls = credentials.NewTLS(cfg)
 	}
-	return peerCredentials{tls: credentials.NewTLS(cfg)}
+	return c
 }
 
 // authInfo carries the proven peer to the handlers.
 type authInfo struct {
 	credentials.CommonAuthInfo
-	peer *peer.Peer
+	identity peer.Identity
+	alive    func() error
+}
+
+func newAuthInfo(p *peer.Peer) authInfo {
+	return authInfo{
+		CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
+		identity:       p.Identity,
+		alive:          p.Alive,
+	}
 }
 
 // AuthType implements credentials.AuthInfo.
@@ -38,8 +50,19 @@ func (authInfo) AuthType() string { return "keybroker-peer" }
 // the connection.
 func (c peerCredentials) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	if unix, ok := conn.(*peer.Conn); ok {
-		return unix, authInfo{credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity}, unix.Peer()}, nil
+		return wipingConn{unix}, newAuthInfo(unix.Peer()), nil
 	}
+	secured, p, err := c.proveTLS(conn)
+	if err != nil {
+		if err != io.EOF { // closed before a byte was sent: a probe of the port
+			c.refused(peer.Identity{Network: peer.TLS, Addr: conn.RemoteAddr().String()}, err)
+		}
+		return nil, nil, err
+	}
+	return wipingConn{secured}, newAuthInfo(p), nil
+}
+
+func (c peerCredentials) proveTLS(conn net.Conn) (net.Conn, *peer.Peer, error) {
 	if c.tls == nil {
 		return nil, nil, fmt.Errorf("a connection over %s, but TLS is not configured", conn.LocalAddr().Network())
 	}
@@ -51,7 +74,7 @@ func (c peerCredentials) ServerHandshake(conn net.Conn) (net.Conn, credentials.A
 	if err != nil {
 		return nil, nil, errors.Join(err, secured.Close())
 	}
-	return secured, authInfo{credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity}, p}, nil
+	return secured, p, nil
 }
 
 // ClientHandshake implements credentials.TransportCredentials. These credentials
@@ -67,10 +90,10 @@ func (peerCredentials) Info() credentials.ProtocolInfo {
 
 // Clone implements credentials.TransportCredentials.
 func (c peerCredentials) Clone() credentials.TransportCredentials {
-	if c.tls == nil {
-		return c
+	if c.tls != nil {
+		c.tls = c.tls.Clone()
 	}
-	return peerCredentials{tls: c.tls.Clone()}
+	return c
 }
 
 // OverrideServerName implements credentials.TransportCredentials. It has no use

@@ -2,13 +2,10 @@ package grpcapi
 
 import (
 	"context"
-	"sync"
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/status"
 
 	"github.com/keybroker/keybroker/broker"
 )
@@ -23,18 +20,9 @@ const watchEvery = time.Second
 // Checks of "" are not in the audit log: they tell nothing and would drown it.
 type health struct {
 	healthpb.UnsafeHealthServer
-	broker *broker.Broker
-
-	once sync.Once
-	down chan struct{}
+	broker   *broker.Broker
+	stopping <-chan struct{} // closed when the server stops: NOT_SERVING from then on
 }
-
-func newHealth(b *broker.Broker) *health {
-	return &health{broker: b, down: make(chan struct{})}
-}
-
-// shutdown turns every answer to NOT_SERVING and ends the watches.
-func (h *health) shutdown() { h.once.Do(func() { close(h.down) }) }
 
 func (h *health) Check(ctx context.Context, req *healthpb.HealthCheckRequest) (*healthpb.HealthCheckResponse, error) {
 	s, err := h.status(ctx, "Check", req.GetService())
@@ -47,12 +35,15 @@ func (h *health) List(ctx context.Context, _ *healthpb.HealthListRequest) (*heal
 	return answer(&healthpb.HealthListResponse{Statuses: map[string]*healthpb.HealthCheckResponse{"": {Status: s}}}, err)
 }
 
+// Watch tells of each change within watchEvery. Its last message, when the server
+// stops, is NOT_SERVING.
 func (h *health) Watch(req *healthpb.HealthCheckRequest, stream grpc.ServerStreamingServer[healthpb.HealthCheckResponse]) error {
+	ctx := stream.Context()
 	last := healthpb.HealthCheckResponse_UNKNOWN
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	for {
-		now, err := h.status(stream.Context(), "Watch", req.GetService())
+		now, err := h.status(ctx, "Watch", req.GetService())
 		if err != nil {
 			return statusOf(err).Err()
 		}
@@ -62,11 +53,14 @@ func (h *health) Watch(req *healthpb.HealthCheckRequest, stream grpc.ServerStrea
 			}
 			last = now
 		}
+		if h.stops() {
+			return errStopping
+		}
 		select {
-		case <-h.down:
-			return status.Error(codes.Unavailable, "the broker is shutting down")
-		case <-stream.Context().Done():
-			return status.FromContextError(stream.Context().Err()).Err()
+		case <-ctx.Done():
+			if !h.stops() {
+				return ctx.Err()
+			}
 		case <-tick.C:
 		}
 	}
@@ -80,13 +74,17 @@ func (h *health) status(ctx context.Context, method, service string) (healthpb.H
 			return healthpb.HealthCheckResponse_UNKNOWN, err
 		}
 	}
-	select {
-	case <-h.down:
-		serving = false
-	default:
-	}
-	if serving {
+	if serving && !h.stops() {
 		return healthpb.HealthCheckResponse_SERVING, nil
 	}
 	return healthpb.HealthCheckResponse_NOT_SERVING, nil
+}
+
+func (h *health) stops() bool {
+	select {
+	case <-h.stopping:
+		return true
+	default:
+		return false
+	}
 }

@@ -1,6 +1,8 @@
 package grpcapi
 
 import (
+	"strings"
+
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -13,6 +15,11 @@ import (
 // errorDomain is the domain of every ErrorInfo.
 const errorDomain = "keybroker"
 
+// maxText bounds a message, in bytes. A status travels in headers, twice, and
+// many clients take no more than 8 KiB of them; they would see a broken
+// connection instead of the reason.
+const maxText = 2 << 10
+
 // statusOf words a broker's error for gRPC: its code and message, an ErrorInfo
 // with its reason, and a RetryInfo if trying again makes sense. It is nil for
 // nil.
@@ -21,7 +28,7 @@ func statusOf(err error) *status.Status {
 		return nil
 	}
 	told := broker.AsError(err)
-	s := status.New(codes.Code(told.Reason.Code()), told.Message)
+	s := status.New(codes.Code(told.Reason.Code()), text(told.Message))
 	details := []protoadapt.MessageV1{&errdetails.ErrorInfo{Reason: string(told.Reason), Domain: errorDomain}}
 	if told.RetryAfter > 0 {
 		details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(told.RetryAfter)})
@@ -39,4 +46,15 @@ func answer[T any](message *T, err error) (*T, error) {
 		return nil, statusOf(err).Err()
 	}
 	return message, nil
+}
+
+// text returns s as a field can hold it: protobuf refuses to marshal what is not
+// UTF-8, and so would lose the whole answer.
+func text(s string) string {
+	const cut = " [cut]"
+	s = strings.ToValidUTF8(s, "\ufffd")
+	if len(s) <= maxText {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxText-len(cut)], "") + cut
 }

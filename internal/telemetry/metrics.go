@@ -1,9 +1,10 @@
 // Package telemetry turns what the broker and the audit log do into Prometheus
-// metrics. The names are a contract (docs/metrics.md); only configured names
-// become label values.
+// metrics. The names are a contract (docs/metrics.md). Only names that are
+// configured become label values, also of what ends after a reload.
 package telemetry
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -34,10 +35,13 @@ type Metrics struct {
 	auditHead       prometheus.Gauge
 	reloadSuccess   prometheus.Gauge
 
-	// hot keeps the label sets of requests: a lookup by label values allocates.
+	// hot keeps the series of requests by their labels: to look one up by label
+	// values allocates.
 	hot sync.Map // requestLabels -> *requestSeries
 
-	mu             sync.Mutex
+	// mu is held to write while names change, and to read while a series of a
+	// name is looked up: one of a name that is gone must not come back.
+	mu             sync.RWMutex
 	backends, keys []string // configured now
 }
 
@@ -56,11 +60,16 @@ var (
 	syncBuckets    = []float64{.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5}
 )
 
-// nativeFactor is the growth of native histogram buckets: 10 %.
-const nativeFactor = 1.1
+// Of native histograms: the growth from one bucket to the next (10 %), how many
+// there are at most, and how soon they are reset rather than made coarser.
+const (
+	nativeFactor = 1.1
+	nativeMax    = 100
+	nativeReset  = time.Hour
+)
 
-// New returns metrics that are all at zero. version and revision label
-// keybroker_build_info.
+// New returns metrics that are all at zero, but for the configuration: it was
+// read. The arguments label keybroker_build_info.
 func New(version, revision, goVersion string) *Metrics {
 	m := &Metrics{
 		Registry: prometheus.NewRegistry(),
@@ -96,6 +105,7 @@ func New(version, revision, goVersion string) *Metrics {
 		auditSync: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "keybroker_audit_sync_duration_seconds", Help: "How long it took to bring audit records to disk.",
 			Buckets: syncBuckets, NativeHistogramBucketFactor: nativeFactor,
+			NativeHistogramMaxBucketNumber: nativeMax, NativeHistogramMinResetDuration: nativeReset,
 		}),
 		auditHead: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "keybroker_audit_head_seq", Help: "The number of the last audit record.",
@@ -121,7 +131,7 @@ func New(version, revision, goVersion string) *Metrics {
 func histogram(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
 	return prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: name, Help: help, Buckets: buckets, NativeHistogramBucketFactor: nativeFactor,
-		NativeHistogramMaxBucketNumber: 100, NativeHistogramMinResetDuration: time.Hour,
+		NativeHistogramMaxBucketNumber: nativeMax, NativeHistogramMinResetDuration: nativeReset,
 	}, labels)
 }
 
@@ -130,57 +140,105 @@ func (m *Metrics) Request(api, method, client, key string, code broker.Code, too
 	labels := requestLabels{api, method, client, key, code.String()}
 	found, ok := m.hot.Load(labels)
 	if !ok {
-		found, _ = m.hot.LoadOrStore(labels, &requestSeries{
-			count: m.requests.WithLabelValues(api, method, client, key, labels.code),
-			took:  m.requestDuration.WithLabelValues(api, method),
-		})
+		found = m.request(labels)
 	}
 	series := found.(*requestSeries)
 	series.count.Inc()
 	series.took.Observe(took.Seconds())
 }
 
+// request returns the series of labels, for now and for the next calls. If the
+// key was taken away while the call was under way, that is of no key.
+func (m *Metrics) request(labels requestLabels) any {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if !slices.Contains(m.keys, labels.key) {
+		labels.key = ""
+	}
+	found, _ := m.hot.LoadOrStore(labels, &requestSeries{
+		count: m.requests.WithLabelValues(labels.api, labels.method, labels.client, labels.key, labels.code),
+		took:  m.requestDuration.WithLabelValues(labels.api, labels.method),
+	})
+	return found
+}
+
 // Lookup implements broker.Observer.
-func (m *Metrics) Lookup(key, result string) { m.lookups.WithLabelValues(key, result).Inc() }
+func (m *Metrics) Lookup(key, result string) {
+	m.ofKey(key, func() { m.lookups.WithLabelValues(key, result).Inc() })
+}
 
 // CacheEntries implements broker.Observer.
 func (m *Metrics) CacheEntries(n int) { m.entries.Set(float64(n)) }
 
 // BackendCall implements broker.Observer.
 func (m *Metrics) BackendCall(backend, op, class string, took time.Duration) {
-	m.backendRequests.WithLabelValues(backend, op, class).Inc()
-	m.backendDuration.WithLabelValues(backend, op).Observe(took.Seconds())
+	m.ofBackend(backend, func() {
+		m.backendRequests.WithLabelValues(backend, op, class).Inc()
+		m.backendDuration.WithLabelValues(backend, op).Observe(took.Seconds())
+	})
 }
 
 // BackendUp implements broker.Observer.
 func (m *Metrics) BackendUp(backend string, up bool) {
-	m.backendUp.WithLabelValues(backend).Set(bit(up))
+	m.ofBackend(backend, func() { m.backendUp.WithLabelValues(backend).Set(bit(up)) })
 }
 
 // Degraded implements broker.Observer.
-func (m *Metrics) Degraded(key string) { m.degraded.WithLabelValues(key).Inc() }
+func (m *Metrics) Degraded(key string) {
+	m.ofKey(key, func() { m.degraded.WithLabelValues(key).Inc() })
+}
 
 // Runway implements broker.Observer.
-func (m *Metrics) Runway(key string, d time.Duration) { m.runway.WithLabelValues(key).Set(d.Seconds()) }
+func (m *Metrics) Runway(key string, d time.Duration) {
+	m.ofKey(key, func() { m.runway.WithLabelValues(key).Set(d.Seconds()) })
+}
 
-// Configured implements broker.Observer: the series of names that a reload took
-// away go with them, so that no gauge tells of what is no more.
+// ofKey calls f if key is configured: what ends after its key or backend was
+// taken away must not bring a series of it back.
+func (m *Metrics) ofKey(key string, f func()) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if slices.Contains(m.keys, key) {
+		f()
+	}
+}
+
+// ofBackend calls f if backend is configured.
+func (m *Metrics) ofBackend(backend string, f func()) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if slices.Contains(m.backends, backend) {
+		f()
+	}
+}
+
+// Configured implements broker.Observer: all series of names that a reload took
+// away go with them, so that no gauge tells of what is no more, and labels stay
+// few however often the configuration changes.
 func (m *Metrics) Configured(backends, keys []string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, gone := range without(m.backends, backends) {
-		m.backendUp.DeleteLabelValues(gone)
+		of := prometheus.Labels{"backend": gone}
+		m.backendRequests.DeletePartialMatch(of)
+		m.backendDuration.DeletePartialMatch(of)
+		m.backendUp.DeletePartialMatch(of)
 	}
 	for _, gone := range without(m.keys, keys) {
-		m.runway.DeleteLabelValues(gone)
+		of := prometheus.Labels{"key": gone}
+		m.requests.DeletePartialMatch(of)
+		m.lookups.DeletePartialMatch(of)
+		m.runway.DeletePartialMatch(of)
+		m.degraded.DeletePartialMatch(of)
 	}
+	m.hot.Clear() // it may hold series that were deleted
 	for _, key := range keys {
 		m.degraded.WithLabelValues(key)
-		for _, result := range []string{"hit", "miss", "stale"} {
+		for _, result := range []string{"hit", "miss", "stale", "negative"} {
 			m.lookups.WithLabelValues(key, result)
 		}
 	}
-	m.backends, m.keys = backends, keys
+	m.backends, m.keys = slices.Clone(backends), slices.Clone(keys)
 }
 
 // AuditWritten counts a record.
@@ -209,15 +267,5 @@ func bit(b bool) float64 {
 
 // without returns the names of a that are not in b.
 func without(a, b []string) []string {
-	there := make(map[string]bool, len(b))
-	for _, name := range b {
-		there[name] = true
-	}
-	var gone []string
-	for _, name := range a {
-		if !there[name] {
-			gone = append(gone, name)
-		}
-	}
-	return gone
+	return slices.DeleteFunc(slices.Clone(a), func(name string) bool { return slices.Contains(b, name) })
 }

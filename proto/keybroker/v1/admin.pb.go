@@ -650,7 +650,9 @@ type TailAuditRequest struct {
 	FromSeq uint64 `protobuf:"varint,1,opt,name=from_seq,json=fromSeq,proto3" json:"from_seq,omitempty"`
 	// End after the last record that is written when the call comes in, instead
 	// of waiting for more.
-	NoFollow      bool `protobuf:"varint,2,opt,name=no_follow,json=noFollow,proto3" json:"no_follow,omitempty"`
+	NoFollow bool `protobuf:"varint,2,opt,name=no_follow,json=noFollow,proto3" json:"no_follow,omitempty"`
+	// If from_seq is 0: start this many records before the next one.
+	Last          uint64 `protobuf:"varint,3,opt,name=last,proto3" json:"last,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -697,6 +699,13 @@ func (x *TailAuditRequest) GetNoFollow() bool {
 		return x.NoFollow
 	}
 	return false
+}
+
+func (x *TailAuditRequest) GetLast() uint64 {
+	if x != nil {
+		return x.Last
+	}
+	return 0
 }
 
 type TailAuditResponse struct {
@@ -802,10 +811,11 @@ const file_keybroker_v1_admin_proto_rawDesc = "" +
 	"\rReloadRequest\"Q\n" +
 	"\x0eReloadResponse\x12#\n" +
 	"\rconfig_sha256\x18\x01 \x01(\tR\fconfigSha256\x12\x1a\n" +
-	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"J\n" +
+	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"^\n" +
 	"\x10TailAuditRequest\x12\x19\n" +
 	"\bfrom_seq\x18\x01 \x01(\x04R\afromSeq\x12\x1b\n" +
-	"\tno_follow\x18\x02 \x01(\bR\bnoFollow\"9\n" +
+	"\tno_follow\x18\x02 \x01(\bR\bnoFollow\x12\x12\n" +
+	"\x04last\x18\x03 \x01(\x04R\x04last\"9\n" +
 	"\x11TailAuditResponse\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x12\n" +
 	"\x04line\x18\x02 \x01(\fR\x04line2\xbb\x02\n" +

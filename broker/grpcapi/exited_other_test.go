@@ -1,0 +1,5 @@
+//go:build !linux
+
+package grpcapi_test
+
+func actAsCaller() bool { return false }
