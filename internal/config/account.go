@@ -24,7 +24,7 @@ func (b block) account(byName, byID string, lookup func(string) (uint32, error))
 }
 
 func (w *walker) named(v value, byName, byID string, lookup func(string) (uint32, error)) *uint32 {
-	want := fmt.Sprintf("the name of a %s of this host, or its number under %s", byName, byID)
+	want := fmt.Sprintf("the name of a %s of this host (a number stands under %s)", byName, byID)
 	name, ok := w.text(v, want)
 	if !ok {
 		return nil
@@ -46,7 +46,7 @@ func (w *walker) numbered(v value) *uint32 {
 	if !ok {
 		return nil
 	}
-	id := uint32(n)
+	id := uint32(n) //nolint:gosec // at most MaxUint32
 	if isOverflow(id) {
 		w.problem(v, describe(v.node), overflowWant)
 		return nil

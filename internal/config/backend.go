@@ -10,7 +10,7 @@ import (
 func (w *walker) backends(v value) []Backend {
 	var backends []Backend
 	members := w.members(v)
-	if len(members) == 0 {
+	if len(v.node.Content) == 0 {
 		w.mismatch(v, "at least one backend")
 	}
 	for _, m := range members {
@@ -26,7 +26,7 @@ func (w *walker) backends(v value) []Backend {
 func (w *walker) backend(v value) (Backend, bool) {
 	backend := Backend{Name: v.name.Value}
 	if t, later := w.laterType(v); later {
-		w.problem(t, quote(t.node.Value)+", a type that this version of keybroker does not have yet", "one of file, vault")
+		w.problem(t, quote(t.node.Value)+", a type that this version of keybroker does not have yet", "one of "+strings.Join([]string{TypeFile, TypeVault}, ", "))
 		return backend, false
 	}
 	b := w.block(v, "backends.NAME")
@@ -46,12 +46,8 @@ func (w *walker) backend(v value) (Backend, bool) {
 // laterType finds a type that only later versions have. Its other keys are not
 // looked at: this version cannot tell what is right.
 func (w *walker) laterType(v value) (value, bool) {
-	for _, m := range w.peek(v) {
-		if m.name.Value == "type" && m.isText() && slices.Contains(laterTypes(), m.node.Value) {
-			return m, true
-		}
-	}
-	return value{}, false
+	m, ok := w.member(v, "type")
+	return m, ok && m.isText() && slices.Contains(laterTypes(), m.node.Value)
 }
 
 // directory reads the path of a keyring.
@@ -65,8 +61,11 @@ func (b block) directory(name string, dst *string) {
 func (w *walker) vault(b block) *Vault {
 	vault := &Vault{Mount: DefaultVaultMount, Timeout: DefaultVaultTimeout}
 	b.url("address", &vault.Address)
-	b.pattern("id", &vault.ID, vaultID, "1 to 64 letters, digits, dots, underscores and hyphens that name this Vault for ever: it stands in every envelope")
+	b.pattern("id", &vault.ID, vaultID, "1 to 64 letters, digits, dots, underscores and hyphens, with a letter or digit at both ends, that name this Vault for ever: they stand in every envelope")
 	b.mountPath("namespace", &vault.Namespace)
+	if vault.Namespace == "root" {
+		w.problem(b.fields["namespace"], `"root"`, "the block without it: that is the root namespace")
+	}
 	b.mountPath("mount", &vault.Mount)
 	b.duration("timeout", &vault.Timeout, 100*time.Millisecond, time.Minute)
 	if v, ok := b.fields["auth"]; ok {
@@ -93,11 +92,11 @@ func (w *walker) vaultAuth(v value) VaultAuth {
 	case MethodKubernetes:
 		a.Mount = MethodKubernetes
 		a.JWTFile = DefaultJWTFile
-		b.pattern("role", &a.Role, vaultPart, "the name of a role of Vault's kubernetes auth method")
+		b.pattern("role", &a.Role, vaultPart, "the name of a role of Vault's kubernetes auth method: letters, digits, dots, underscores and hyphens")
 		if _, ok := b.fields["jwt_file"]; ok {
 			b.file("jwt_file", &a.JWTFile, projected)
 		} else {
-			w.need(v, a.JWTFile, projected)
+			w.need(value{node: v.node, path: join(v.path, "jwt_file")}, a.JWTFile, projected)
 		}
 	}
 	b.mountPath("mount", &a.Mount)
@@ -110,14 +109,14 @@ func (w *walker) vaultTLS(v value) VaultTLS {
 	b.file("ca_file", &t.CAFile, trusted)
 	b.file("cert_file", &t.CertFile, trusted)
 	b.file("key_file", &t.KeyFile, private)
-	b.pattern("server_name", &t.ServerName, dnsForm, "the DNS name in Vault's certificate")
+	b.pattern("server_name", &t.ServerName, dnsForm, "the DNS name in Vault's certificate, whole and without wildcard")
 	_, hasCert := b.fields["cert_file"]
 	_, hasKey := b.fields["key_file"]
 	switch {
 	case hasCert && !hasKey:
-		w.missing(v, "key_file")
+		w.misnamed(b.fields["cert_file"], "a certificate without its key", "key_file beside it")
 	case hasKey && !hasCert:
-		w.missing(v, "cert_file")
+		w.misnamed(b.fields["key_file"], "a key without its certificate", "cert_file beside it")
 	}
 	return t
 }
@@ -136,12 +135,14 @@ func (b block) url(name string, dst *string) {
 	}
 	u, err := url.Parse(s)
 	switch {
-	case err != nil || strings.ContainsAny(s, "@?# "):
+	case err != nil || strings.ContainsAny(s, "@?#"):
 		b.w.problem(v, "text that is no plain URL", want+", without user, query and fragment")
 	case u.Scheme != "https" && u.Scheme != "http":
 		b.w.problem(v, quote(s), want)
-	case !isHost(u.Hostname()) || strings.HasSuffix(u.Host, ":") || !validPort(u.Port()):
-		b.w.problem(v, quote(s), want)
+	case !isHost(u.Hostname()):
+		b.w.problem(v, quote(s), want+", whose host is a DNS name or an IP address")
+	case strings.HasSuffix(u.Host, ":") || !validPort(u.Port()):
+		b.w.problem(v, quote(s), want+", whose port is 1 to 65535")
 	case u.Path != "" && u.Path != "/":
 		b.w.problem(v, quote(s), want+", without a path")
 	default:

@@ -11,7 +11,7 @@ import (
 // maxMissRate is more than any KMS gives one account.
 const maxMissRate = 1e6
 
-func (w *walker) clients(v value, keys []Key, tls bool) ([]policy.Client, map[string]float64) {
+func (w *walker) clients(v value, keys []Key, listen Listen) ([]policy.Client, map[string]float64) {
 	clients, rates := []policy.Client(nil), map[string]float64{}
 	names, aliases := keyNames(keys)
 	matches := map[string]string{} // condition → client
@@ -42,7 +42,10 @@ func (w *walker) clients(v value, keys []Key, tls bool) ([]policy.Client, map[st
 			continue
 		}
 		matches[match.String()] = c.Name
-		if !tls && match.UID == nil && match.GID == nil {
+		switch unix := match.UID != nil || match.GID != nil; {
+		case unix && listen.GRPC == nil:
+			w.warn(at, "a local user or group", "listen.grpc, without which this client cannot connect")
+		case !unix && listen.GRPCTCP == nil:
 			w.warn(at, "a TLS identity", "listen.grpc_tcp, without which this client cannot connect")
 		}
 		c.Match = match
@@ -82,7 +85,11 @@ func (w *walker) match(v value) (policy.Match, bool) {
 		return m, false
 	}
 	if conditions != 1 {
-		w.problem(v, fmt.Sprintf("%d conditions", conditions), want)
+		found := "no condition"
+		if conditions > 1 {
+			found = fmt.Sprintf("%d conditions", conditions)
+		}
+		w.problem(v, found, want)
 		return m, false
 	}
 	return m, true
@@ -115,7 +122,8 @@ func (w *walker) rule(v value, keys []string, aliases map[string]string) policy.
 		w.words(v, "the name of a key, or \"*\" for all", func(item value, name string) bool {
 			owner, isAlias := aliases[name]
 			switch {
-			case name == policy.AnyKey || slices.Contains(keys, name):
+			case len(keys) == 0 || name == policy.AnyKey || slices.Contains(keys, name):
+				// Without keys, there is a problem there that is told already.
 				r.Keys = append(r.Keys, name)
 			case isAlias:
 				w.problem(item, fmt.Sprintf("%s, an alias of key %s", quote(name), owner), fmt.Sprintf("the key's own name, %s", owner))
@@ -131,7 +139,7 @@ func (w *walker) rule(v value, keys []string, aliases map[string]string) policy.
 			names = append(names, o.String())
 		}
 		want := "one of " + strings.Join(names, ", ")
-		w.words(v, want, func(item value, name string) bool {
+		w.words(v, want, func(_ value, name string) bool {
 			o, ok := policy.ParseOperation(name)
 			r.Operations = append(r.Operations, o)
 			return ok
@@ -160,7 +168,11 @@ func (w *walker) rights(v value) []policy.Right {
 func (w *walker) words(v value, want string, f func(item value, word string) bool, choices ...string) {
 	items := w.items(v)
 	if len(items) == 0 {
-		w.mismatch(v, "at least one: "+want)
+		least := "at least one: " + want
+		if choice, ok := strings.CutPrefix(want, "one of "); ok {
+			least = "at least one of " + choice
+		}
+		w.mismatch(v, least)
 	}
 	seen := map[string]bool{}
 	for _, item := range items {

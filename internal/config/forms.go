@@ -16,4 +16,8 @@ var (
 	// spiffeForm is a workload's SPIFFE ID (SPIFFE-ID standard, section 2): a trust
 	// domain and a path, whose segments are not . or .. (checked apart).
 	spiffeForm = regexp.MustCompile(`^spiffe://[a-z0-9._-]{1,255}(/[A-Za-z0-9._-]+)+$`)
+	// secretForm finds tokens of Vault, wherever they stand; those of OpenBao and
+	// of Vault before 1.10, whose prefix alone says little; JWTs; and private keys
+	// of PEM and age.
+	secretForm = regexp.MustCompile(`hv[sbr]\.[A-Za-z0-9_-]{16}|^[sbr]\.[A-Za-z0-9_-]{24,}$|eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.|-----BEGIN|AGE-SECRET-KEY-`)
 )

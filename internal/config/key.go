@@ -16,16 +16,25 @@ const (
 	maxRecipients   = 8
 	maxStaticPairs  = 63   // the key's name is one more
 	maxContextBytes = 8192 // canonical: 4, and 8 a pair
+	maxIKPart       = 6010 // with the key's name, the static pairs and the recipients
+
+	// ikPartFrame is what an IK part takes for itself, and leastRecipient what a
+	// recipient does at least: seven bytes of lengths and binding, the shortest
+	// provider, and 32 bytes with a nonce and a tag.
+	ikPartFrame    = 39
+	leastRecipient = 7 + len("file") + 60
 )
 
 // maxTime is the longest time that may be configured for anything.
 const maxTime = 366 * 24 * time.Hour
 
-func (w *walker) keys(v value, backends []string) []Key {
+// keys reads all keys. backends are the types of the backends by name; without
+// any, what recipients name is not checked.
+func (w *walker) keys(v value, backends map[string]string) []Key {
 	var keys []Key
 	names := map[string]string{} // name or alias → the key it belongs to
 	members := w.members(v)
-	if len(members) == 0 {
+	if len(v.node.Content) == 0 {
 		w.mismatch(v, "at least one key")
 	}
 	for _, m := range members {
@@ -40,9 +49,8 @@ func (w *walker) keys(v value, backends []string) []Key {
 	return keys
 }
 
-// key reads one key. Without backends, what recipients name is not checked. names
-// has the names of all keys, and the aliases so far.
-func (w *walker) key(v value, backends []string, names map[string]string) Key {
+// key reads one key. names has the names of all keys, and the aliases so far.
+func (w *walker) key(v value, backends, names map[string]string) Key {
 	b := w.block(v, "keys.NAME")
 	k := Key{
 		Name: v.name.Value, CheckInterval: DefaultCheckInterval, TTL: DefaultTTL,
@@ -55,10 +63,10 @@ func (w *walker) key(v value, backends []string, names map[string]string) Key {
 			w.problem(v, fmt.Sprintf("%d recipients", n), fmt.Sprintf("1 to %d", maxRecipients))
 		}
 		k.MinRecipients = len(k.Recipients)
-		if minimum, ok := b.fields["min_recipients"]; ok {
-			if n, ok := w.number(minimum, 1, uint64(max(1, len(v.node.Content)))); ok {
-				k.MinRecipients = int(n)
-			}
+	}
+	if v, ok := b.fields["min_recipients"]; ok {
+		if n, ok := w.number(v, 1, w.mostRecipients(b)); ok {
+			k.MinRecipients = int(n) //nolint:gosec // at most maxRecipients
 		}
 	}
 	if v, ok := b.fields["former_recipients"]; ok {
@@ -67,6 +75,7 @@ func (w *walker) key(v value, backends []string, names map[string]string) Key {
 	b.duration("check_interval", &k.CheckInterval, time.Second, 24*time.Hour)
 	if v, ok := b.fields["context"]; ok {
 		k.Context = w.context(v, k.Name)
+		w.fitsEnvelope(v, k)
 	}
 	if v, ok := b.fields["former_contexts"]; ok {
 		for _, item := range w.items(v) {
@@ -88,18 +97,33 @@ func (w *walker) key(v value, backends []string, names map[string]string) Key {
 	return k
 }
 
-func (w *walker) recipients(v value, schema string, backends []string, seen map[Recipient]int) []Recipient {
+// mostRecipients is the greatest min_recipients of the key: how many it has, or
+// could have where that cannot be told.
+func (w *walker) mostRecipients(b block) uint64 {
+	v, ok := b.fields["recipients"]
+	if ok && !w.told[v.node] { // so it is a list of 1 to 8
+		return uint64(len(v.node.Content))
+	}
+	return maxRecipients
+}
+
+func (w *walker) recipients(v value, schema string, backends map[string]string, seen map[Recipient]int) []Recipient {
 	var recipients []Recipient
 	for _, item := range w.items(v) {
 		b := w.block(item, schema)
 		var r Recipient
 		b.text("backend", &r.Backend, "the name of a backend")
-		b.pattern("key", &r.Key, masterKey, "the master key's name in its backend: letters, digits, dots, underscores and hyphens")
-		if r.Backend != "" && backends != nil && !slices.Contains(backends, r.Backend) {
-			w.problem(b.fields["backend"], quote(r.Backend)+", which is not under backends", "the name of a backend"+suggest(r.Backend, backends))
+		b.masterKey("key", &r.Key)
+		kind, known := backends[r.Backend]
+		if r.Backend != "" && len(backends) > 0 && !known {
+			w.problem(b.fields["backend"], quote(r.Backend)+", which is not under backends", "the name of a backend"+suggest(r.Backend, slices.Sorted(maps.Keys(backends))))
 			continue
 		}
 		if r.Backend == "" || r.Key == "" {
+			continue
+		}
+		if kind == TypeFile && !nameForm.MatchString(r.Key) {
+			w.problem(b.fields["key"], quote(r.Key), "the name of a keyring's key: "+nameWant)
 			continue
 		}
 		if first, ok := seen[r]; ok {
@@ -112,10 +136,49 @@ func (w *walker) recipients(v value, schema string, backends []string, seen map[
 	return recipients
 }
 
+// masterKey reads the name of a master key. What is no name may be the key
+// itself, so it is not repeated.
+func (b block) masterKey(name string, dst *string) {
+	const want = "the master key's name in its backend: at most 128 letters, digits, dots, underscores and hyphens, with no dot or hyphen at its ends"
+	v, ok := b.fields[name]
+	if !ok {
+		return
+	}
+	switch s, ok := b.w.text(v, want); {
+	case !ok:
+	case !masterKey.MatchString(s):
+		b.w.problem(v, "text that is no such name", want)
+	default:
+		*dst = s
+	}
+}
+
+// fitsEnvelope holds that the static pairs leave room in every envelope. What a
+// KMS's wraps and references take is not known here, so that this finds only what
+// could never work.
+func (w *walker) fitsEnvelope(v value, k Key) {
+	room := maxIKPart - ikPartFrame - len(k.Name)
+	for _, r := range k.Recipients {
+		room -= leastRecipient + len(r.Key)
+	}
+	if size := contextSize(k.Context); size > room && !w.told[v.node] {
+		w.problem(v, fmt.Sprintf("%d bytes, with 8 for each pair, which fit no envelope beside the key's name and its recipients", size),
+			fmt.Sprintf("at most %d bytes, and better much less", room))
+	}
+}
+
+// contextSize is the length of the canonical encoding of pairs, in bytes.
+func contextSize(pairs map[string]string) int {
+	size := 4
+	for name, value := range pairs {
+		size += 8 + len(name) + len(value)
+	}
+	return size
+}
+
 // context reads static pairs.
 func (w *walker) context(v value, key string) map[string]string {
 	pairs := map[string]string{}
-	size := 4 + len("keybroker:key") + len(key) + 8
 	for _, m := range w.members(v) {
 		name := m.name.Value
 		if prefix, _, ok := strings.Cut(name, ":"); ok && (prefix == "keybroker" || prefix == "aws") {
@@ -134,8 +197,8 @@ func (w *walker) context(v value, key string) map[string]string {
 			continue
 		}
 		pairs[name] = m.node.Value
-		size += 8 + len(name) + len(m.node.Value)
 	}
+	size := contextSize(pairs) + 8 + len("keybroker:key") + len(key)
 	switch {
 	case len(pairs) > maxStaticPairs:
 		w.problem(v, fmt.Sprintf("%d pairs", len(pairs)), fmt.Sprintf("at most %d", maxStaticPairs))
@@ -152,7 +215,7 @@ func (w *walker) keyCache(v value) (ttl, maxStale time.Duration) {
 	b.duration("ttl", &ttl, time.Second, maxTime)
 	maxStale = max(DefaultMaxStale, ttl)
 	b.duration("max_stale", &maxStale, 0, maxTime)
-	if at, ok := b.fields["max_stale"]; ok && maxStale != 0 && maxStale < ttl {
+	if at, ok := b.fields["max_stale"]; ok && maxStale != 0 && maxStale < ttl && !w.told[b.fields["ttl"].node] {
 		w.problem(at, fmt.Sprintf("%s, which is less than ttl (%s)", quote(at.node.Value), units(ttl)), "at least ttl, since it counts from the same moment, or 0s to serve nothing past ttl")
 	}
 	return ttl, maxStale
@@ -191,13 +254,4 @@ func keyNames(keys []Key) (names []string, aliases map[string]string) {
 		}
 	}
 	return names, aliases
-}
-
-// mappingNames are the keys of a mapping, sorted, whatever is under them.
-func (w *walker) mappingNames(v value) []string {
-	names := map[string]bool{}
-	for _, m := range w.peek(v) {
-		names[m.name.Value] = true
-	}
-	return slices.Sorted(maps.Keys(names))
 }

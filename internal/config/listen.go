@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"strings"
 )
 
@@ -11,6 +12,7 @@ import (
 const maxSocketPath = 107
 
 func (w *walker) listen(v value) Listen {
+	before := len(w.problems)
 	b := w.block(v, "listen")
 	var l Listen
 	if v, ok := b.fields["grpc"]; ok {
@@ -22,8 +24,12 @@ func (w *walker) listen(v value) Listen {
 	if v, ok := b.fields["admin"]; ok {
 		l.Admin = w.admin(v)
 	}
-	if l.GRPC == nil && l.GRPCTCP == nil && !w.told[v.node] {
+	if l.GRPC == nil && l.GRPCTCP == nil && len(w.problems) == before && !w.told[v.node] {
 		w.problem(v, "no way to reach the broker", "grpc or grpc_tcp")
+	}
+	if l.GRPCTCP != nil && l.Admin != nil && l.Admin.Address != "" && l.Admin.Address == l.GRPCTCP.Address && !strings.HasSuffix(l.Admin.Address, ":0") {
+		at, _ := w.member(b.fields["admin"], "address")
+		w.problem(at, quote(l.Admin.Address)+", which is grpc_tcp's too", "another port")
 	}
 	return l
 }
@@ -33,7 +39,7 @@ func (w *walker) grpcSocket(v value) *GRPCSocket {
 	s := &GRPCSocket{Mode: DefaultSocketMode}
 	b.path("socket", &s.Path)
 	if len(s.Path) > maxSocketPath {
-		w.problem(b.fields["socket"], fmt.Sprintf("%s, which is %d bytes", quote(s.Path), len(s.Path)), fmt.Sprintf("at most %d bytes, as a unix socket's path", maxSocketPath))
+		w.problem(b.fields["socket"], fmt.Sprintf("a path of %d bytes", len(s.Path)), fmt.Sprintf("at most %d bytes, as a unix socket's path", maxSocketPath))
 	}
 	b.mode("mode", &s.Mode)
 	s.UID = b.account("user", "uid", w.env.LookupUser)
@@ -85,8 +91,14 @@ func (b block) address(name string, dst *string) {
 // isHost tells whether s is an IP address or a DNS name.
 func isHost(s string) bool {
 	if strings.Contains(s, ":") {
-		address, _, _ := strings.Cut(s, "%") // a zone
-		return net.ParseIP(address) != nil
+		_, err := netip.ParseAddr(s)
+		return err == nil
+	}
+	if last := s[strings.LastIndex(s, ".")+1:]; last != "" && strings.Trim(last, "0123456789") == "" {
+		// No top-level domain is a number (RFC 1123 section 2.1): a mistyped IPv4
+		// address would else be looked up.
+		_, err := netip.ParseAddr(s)
+		return err == nil
 	}
 	return isDNSName(s)
 }

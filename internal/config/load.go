@@ -37,12 +37,12 @@ func Load(path string) (*Config, error) {
 // may have taken its name since.
 func (w *walker) read(path string) ([]byte, bool) {
 	// A named pipe would else block until someone writes to it.
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) //nolint:gosec // the operator names it
 	if err != nil {
 		w.whole(reason(err), "a configuration file that the broker's user may read")
 		return nil, false
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // it was only read
 	info, err := f.Stat()
 	if err != nil {
 		w.whole(reason(err), "a configuration file")
@@ -72,7 +72,7 @@ func reason(err error) string {
 	case errors.Is(err, fs.ErrNotExist):
 		return "no such file"
 	case errors.Is(err, fs.ErrPermission):
-		return "a file that may not be read"
+		return "no permission to read it"
 	}
 	var at *fs.PathError
 	if errors.As(err, &at) {

@@ -34,7 +34,7 @@ func Parse(name string, data []byte, env Environment) (*Config, error) {
 }
 
 func newWalker(name string, env Environment) *walker {
-	return &walker{file: name, env: env, schema: schema(), told: map[*yaml.Node]bool{}}
+	return &walker{file: name, lines: 1, env: env, schema: schema(), told: map[*yaml.Node]bool{}}
 }
 
 // parse returns a Config that is of use only if there are no problems.
@@ -53,20 +53,25 @@ func (w *walker) parse(data []byte) *Config {
 	if _, ok := b.fields["node"]; !ok {
 		c.Node = w.hostname(v)
 	}
-	b.pattern("node", &c.Node, nodeForm, "a name of letters, digits, dots, underscores and hyphens")
+	b.pattern("node", &c.Node, nodeForm, nodeWant)
 	if v, ok := b.fields["listen"]; ok {
 		c.Listen = w.listen(v)
 	}
-	var backends []string
+	backends := map[string]string{} // name → type, whatever else is wrong with it
 	if v, ok := b.fields["backends"]; ok {
 		c.Backends = w.backends(v)
-		backends = w.mappingNames(v)
+		for _, m := range w.peek(v) {
+			backends[m.name.Value] = ""
+		}
+		for _, b := range c.Backends {
+			backends[b.Name] = b.Type
+		}
 	}
 	if v, ok := b.fields["keys"]; ok {
 		c.Keys = w.keys(v, backends)
 	}
 	if v, ok := b.fields["clients"]; ok {
-		c.Clients, c.MissRates = w.clients(v, c.Keys, c.Listen.GRPCTCP != nil)
+		c.Clients, c.MissRates = w.clients(v, c.Keys, c.Listen)
 	}
 	if len(c.Clients) == 0 {
 		w.warn(v, "no client", "clients: as it is, every caller is refused")
@@ -78,7 +83,7 @@ func (w *walker) parse(data []byte) *Config {
 	c.Cache.Capacity = DefaultCacheCapacity
 	if v, ok := b.fields["cache"]; ok {
 		b := w.block(v, "cache")
-		n := uint64(c.Cache.Capacity)
+		n := uint64(DefaultCacheCapacity)
 		b.number("capacity", &n, 1, 1<<20)
 		c.Cache.Capacity = int(n)
 	}
@@ -109,14 +114,16 @@ func (w *walker) readable(root value) bool {
 	return true
 }
 
+const nodeWant = "a name of letters, digits, dots, underscores and hyphens, with a letter or digit at both ends"
+
 func (w *walker) hostname(root value) string {
 	name, err := w.env.Hostname()
 	at := value{node: root.node, path: "node"}
 	switch {
 	case err != nil:
-		w.problem(at, fmt.Sprintf("nothing, and the host's name is not known (%v)", err), "a name")
+		w.problem(at, fmt.Sprintf("nothing, and the host's name is not known (%v)", err), nodeWant)
 	case !nodeForm.MatchString(name):
-		w.problem(at, fmt.Sprintf("nothing, and the host's name is %s", quote(name)), "a name of letters, digits, dots, underscores and hyphens")
+		w.problem(at, fmt.Sprintf("nothing, and the host's name is %s", quote(name)), nodeWant)
 	}
 	return name
 }
@@ -138,31 +145,45 @@ func (w *walker) audit(v value) Audit {
 	return a
 }
 
+// minMemory is the least memory.size: as much for what is cached as for keys in
+// use.
+const minMemory = 2 * memoryBeside
+
 func (w *walker) memory(v value) Memory {
 	b := w.block(v, "memory")
 	locked := "require"
 	b.oneOf("locked", &locked)
 	m := Memory{RequireLocked: locked == "require", Size: DefaultMemorySize}
-	b.size("size", &m.Size, 64<<10, 1<<30)
+	b.size("size", &m.Size, minMemory, 1<<30)
 	return m
 }
 
-// fits holds that the locked memory has room for what is cached, 64 bytes for an
-// intermediate key and its place, and 64 KiB for keys in use beside it.
+// An intermediate key takes memoryEach bytes, half of it in reserve, and keys in
+// use memoryBeside.
+const (
+	memoryEach   = 64
+	memoryBeside = 64 << 10
+)
+
+// fits holds that the locked memory has room for what is cached.
 func (w *walker) fits(root block, c *Config) {
-	const each, beside = 64, 64 << 10
-	need := int64(c.Cache.Capacity)*each + beside
+	need := int64(c.Cache.Capacity)*memoryEach + memoryBeside
 	if int64(c.Memory.Size) >= need {
 		return
 	}
-	at, ok := root.fields["memory"]
-	if !ok {
-		at = root.fields["cache"]
+	size, sized := w.member(root.fields["memory"], "size")
+	capacity, _ := w.member(root.fields["cache"], "capacity")
+	for _, v := range []value{root.fields["memory"], root.fields["cache"], size, capacity} {
+		if w.told[v.node] {
+			return // a default stands where the file has another value
+		}
 	}
-	if !w.told[at.node] {
-		w.problem(at, fmt.Sprintf("memory.size %s for cache.capacity %d", binary(int64(c.Memory.Size)), c.Cache.Capacity),
-			fmt.Sprintf("a size of at least %dKiB, or a smaller capacity", (need+1023)/1024))
+	at := size
+	if !sized {
+		at = capacity
 	}
+	w.problem(at, fmt.Sprintf("memory.size %s for cache.capacity %d", binary(int64(c.Memory.Size)), c.Cache.Capacity),
+		fmt.Sprintf("memory.size of at least %s, or a smaller cache.capacity", binary((need+1023)&^1023)))
 }
 
 // document returns the root of the only YAML document in data.
@@ -194,7 +215,7 @@ func (w *walker) document(data []byte) (*yaml.Node, bool) {
 		w.syntax(err)
 		return nil, false
 	default:
-		w.place(max(1, second.Line), max(1, second.Column), "a second YAML document", "one document a file")
+		w.place(w.line(second.Line), max(1, second.Column), "a second YAML document", "one document a file")
 		return nil, false
 	}
 	return doc.Content[0], true
@@ -215,12 +236,17 @@ func (w *walker) clean(data []byte) bool {
 			w.place(number, 1, "bytes that are not UTF-8", "UTF-8")
 			return false
 		}
+		if strings.HasPrefix(line, "%") {
+			w.place(number, 1, "a YAML directive", "the file without it")
+		}
 		indent := len(line) - len(strings.TrimLeft(line, " \t"))
 		if tab := strings.IndexByte(line[:indent], '\t'); tab >= 0 && strings.TrimSpace(line) != "" {
 			w.place(number, tab+1, "a tab", "spaces to indent with")
 		}
 		column := 0
-		for _, r := range line {
+		text, _ := strings.CutSuffix(line, "\n")
+		text, _ = strings.CutSuffix(text, "\r")
+		for _, r := range text {
 			column++
 			if !allowed(r) && (r != '\ufeff' || number != 1 || column != 1) {
 				w.place(number, column, fmt.Sprintf("the character %U", r), "text without it")
@@ -228,14 +254,15 @@ func (w *walker) clean(data []byte) bool {
 			}
 		}
 	}
+	w.lines = max(1, number)
 	return len(w.problems) == before
 }
 
-// allowed tells whether r may stand in a file. A lone carriage return and the
+// allowed tells whether r may stand in a line. A lone carriage return and the
 // Unicode line ends would make lines that editors count in other ways.
 func allowed(r rune) bool {
 	switch {
-	case r == '\t', r == '\n', r == '\r':
+	case r == '\t':
 		return true
 	case r < 0x20, 0x7f <= r && r < 0xa0, r == 0x2028, r == 0x2029, r == '\ufeff', r == 0xfffe, r == 0xffff:
 		return false
@@ -246,16 +273,22 @@ func allowed(r rune) bool {
 
 // syntax reports an error of the YAML parser.
 func (w *walker) syntax(err error) {
+	const want = "YAML: look here, and just before, for a colon, quote, bracket or indentation that is wrong"
 	var at *yaml.LoadError
-	if !errors.As(err, &at) {
-		w.place(1, 1, "text that is not YAML ("+err.Error()+")", "YAML")
+	if !errors.As(err, &at) { // unreachable: the parser places all its errors
+		w.place(1, 1, "text that is not YAML", want)
+		return
+	}
+	line, column := w.line(at.Mark.Line), max(1, at.Mark.Column)
+	if strings.HasPrefix(at.Message, "unknown anchor ") { // and its name, which may be a secret that begins with *
+		w.place(line, column, "a YAML alias of an anchor that is not there", "the value itself; text that begins with * must be in quotes")
 		return
 	}
 	found := at.Message
 	if at.ContextMsg != "" {
-		found = at.ContextMsg + ", " + found
+		found = fmt.Sprintf("%s that begins in line %d, %s", at.ContextMsg, w.line(at.ContextMark.Line), found)
 	}
-	w.place(max(1, at.Mark.Line), max(1, at.Mark.Column), "text that is not YAML ("+found+")", "YAML")
+	w.place(line, column, "text that is not YAML ("+found+")", want)
 }
 
 // place reports a problem of no key.

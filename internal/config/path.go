@@ -41,7 +41,7 @@ func (b block) file(name string, dst *string, use fileUse) {
 		return
 	}
 	if uuidForm.MatchString(s) {
-		b.w.problem(v, "what looks like an id itself", "a file that holds it, of mode 0600, and that file's path here")
+		b.w.problem(v, "what looks like an id itself", "it in a file of mode 0600, and that file's path here")
 		return
 	}
 	if rest, ok := strings.CutPrefix(s, credentialsVariable); ok && !strings.Contains(rest, "$") {
@@ -51,7 +51,8 @@ func (b block) file(name string, dst *string, use fileUse) {
 		}
 		*dst = filepath.Join(b.w.env.CredentialsDirectory, rest)
 	} else if strings.Contains(s, "$") || strings.HasPrefix(s, "~") {
-		b.w.problem(v, quote(s), "a path; nothing is expanded but ${CREDENTIALS_DIRECTORY}/ at its beginning")
+		// It may be a password, so it is not repeated.
+		b.w.problem(v, "text with $ in it or ~ at its beginning", "a path; nothing is expanded but ${CREDENTIALS_DIRECTORY}/ at its beginning")
 		return
 	} else {
 		*dst = b.w.absolute(s)
@@ -59,8 +60,11 @@ func (b block) file(name string, dst *string, use fileUse) {
 	b.w.need(v, *dst, use)
 }
 
+// need has Load look at a file. A relative path to a private one is perhaps not
+// meant as a path.
 func (w *walker) need(v value, path string, use fileUse) {
-	w.files = append(w.files, neededFile{path: path, use: use, at: w.at(v.node, v.path, "", "")})
+	doubtful := use == private && !strings.HasPrefix(v.node.Value, credentialsVariable) && !filepath.IsAbs(v.node.Value)
+	w.files = append(w.files, neededFile{path: path, use: use, doubtful: doubtful, at: w.at(v.node, v.path, "", "")})
 }
 
 func (w *walker) absolute(path string) string {
@@ -69,6 +73,10 @@ func (w *walker) absolute(path string) string {
 	}
 	return filepath.Join(w.env.Dir, path)
 }
+
+// maxMountPath leaves room in a reference of an envelope (512 bytes) for Vault's
+// id, a namespace, a mount and a key. A slash takes three bytes there.
+const maxMountPath = 128
 
 // mountPath reads a path inside Vault: no slash at its ends, nothing that could
 // lead elsewhere.
@@ -83,6 +91,10 @@ func (b block) mountPath(name string, dst *string) {
 	}
 	s, ok := b.w.text(v, want)
 	if !ok {
+		return
+	}
+	if n := len(s) + 2*strings.Count(s, "/"); n > maxMountPath {
+		b.w.problem(v, fmt.Sprintf("a path of %d bytes, with three for a slash", n), fmt.Sprintf("at most %d", maxMountPath))
 		return
 	}
 	for part := range strings.SplitSeq(s, "/") {

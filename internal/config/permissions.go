@@ -1,10 +1,13 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"syscall"
 )
 
 // fileUse says who may do what with a file that the configuration names.
@@ -26,6 +29,8 @@ const (
 type neededFile struct {
 	path string
 	use  fileUse
+	// doubtful: if there is no such file, the path may be the secret itself.
+	doubtful bool
 	// at is where it is named; Found and Want are filled in.
 	at Problem
 }
@@ -51,6 +56,9 @@ func (f neededFile) check() (found, want string) {
 		if f.use == keyring {
 			want += "; `keybroker keyring create` makes one"
 		}
+		if f.doubtful && !errors.Is(err, fs.ErrPermission) {
+			return "a path from the configuration's directory that leads to no file", want + ", and its path here; never the secret itself"
+		}
 		return f.path + ": " + reason(err), want
 	}
 	if info.IsDir() != (f.use == keyring) || !info.IsDir() && !info.Mode().IsRegular() {
@@ -63,7 +71,7 @@ func (f neededFile) check() (found, want string) {
 	mode := info.Mode().Perm()
 	is := fmt.Sprintf("%s, of mode %04o and uid %d", f.path, mode, uid)
 	if !isOurs(uid) {
-		return is, fmt.Sprintf("a %s of root or the broker's user (uid %d)", what, os.Geteuid())
+		return is, fmt.Sprintf("a %s of root or the broker's user (uid %d)%s", what, os.Geteuid(), asRoot())
 	}
 	switch f.use {
 	case trusted, projected:
@@ -72,14 +80,26 @@ func (f neededFile) check() (found, want string) {
 		}
 	case private:
 		if mode&0o077 != 0 && (!isShared(uid) || mode&0o037 != 0) {
-			return is + ": others may use it", "mode 0600" + chmod("go=", f.path)
+			return is + ": others may use it", "mode 0600" + chmod("go=", f.path) + asRoot()
 		}
 	case keyring:
-		if mode&0o077 != 0 && (!isShared(uid) || mode&0o027 != 0) {
+		if mode&0o077 != 0 { // as the backend has it
 			return is + ": others may use it", "mode 0700" + chmod("go=", f.path)
 		}
 	}
+	if err := opens(f.path); err != nil {
+		return is + ": " + reason(err), "a " + what + " that the broker's user may read"
+	}
 	return "", ""
+}
+
+// opens tells whether the file or directory can be read; it reads nothing of it.
+func opens(path string) error {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) //nolint:gosec // the configuration names it
+	if err != nil {
+		return err
+	}
+	return f.Close()
 }
 
 // isShared tells whether a file of uid is one that root shares with the broker's
@@ -88,26 +108,23 @@ func (f neededFile) check() (found, want string) {
 // fsGroup. The broker's own files need no group.
 func isShared(uid uint32) bool { return uid == 0 && os.Geteuid() != 0 }
 
-// chmod is the command that helps, and a hint for who checks as root what
-// another user will serve.
-func chmod(change, path string) string {
-	s := fmt.Sprintf(" (chmod %s %s)", change, path)
-	if os.Geteuid() == 0 {
-		s += "; checked as root, as which files shared with a group are refused: check as the user that serves"
+// chmod is the command that helps.
+func chmod(change, path string) string { return fmt.Sprintf(" (chmod %s %s)", change, path) }
+
+// asRoot is a hint for who checks as root what another user will serve.
+func asRoot() string {
+	if os.Geteuid() != 0 {
+		return ""
 	}
-	return s
+	return "; this was checked as root: check as the user that serves, whose files and groups count"
 }
 
 // checkWriters reports a configuration that others could have written: the file
-// itself, and the directories in which they could put another in its place, both
-// that of its name and, if the name is a link, that of the file.
+// itself, and the directories in which they could put another in its place, those
+// of all links that lead to it included.
 func (w *walker) checkWriters(path string, info fs.FileInfo) {
 	w.checkWriter(path, info)
-	dirs := []string{filepath.Dir(path)}
-	if real, err := filepath.EvalSymlinks(path); err == nil && filepath.Dir(real) != dirs[0] {
-		dirs = append(dirs, filepath.Dir(real))
-	}
-	for _, dir := range dirs {
+	for _, dir := range linkDirs(path) {
 		info, err := os.Stat(dir)
 		if err != nil {
 			w.whole(dir+": "+reason(err), "its directory to be readable")
@@ -115,6 +132,30 @@ func (w *walker) checkWriters(path string, info fs.FileInfo) {
 		}
 		w.checkWriter(dir, info)
 	}
+}
+
+// linkDirs are the directories of path, of each link that follows from it, and of
+// the file at the end, each once.
+func linkDirs(path string) []string {
+	var dirs []string
+	for range 40 { // as many as the kernel follows (path_resolution(7))
+		dir := filepath.Dir(path)
+		if real, err := filepath.EvalSymlinks(dir); err == nil {
+			dir = real
+		}
+		if !slices.Contains(dirs, dir) {
+			dirs = append(dirs, dir)
+		}
+		target, err := os.Readlink(path)
+		if err != nil {
+			break
+		}
+		if !filepath.IsAbs(target) {
+			target = filepath.Join(dir, target)
+		}
+		path = target
+	}
+	return dirs
 }
 
 func (w *walker) checkWriter(path string, info fs.FileInfo) {
@@ -131,7 +172,7 @@ func (w *walker) checkWriter(path string, info fs.FileInfo) {
 	}
 	is := fmt.Sprintf("the %s %s, of mode %04o and uid %d", what, path, mode(info), uid)
 	if !isOurs(uid) {
-		w.whole(is, fmt.Sprintf("a %s of root or the broker's user (uid %d)", what, os.Geteuid()))
+		w.whole(is, fmt.Sprintf("a %s of root or the broker's user (uid %d)%s", what, os.Geteuid(), asRoot()))
 		return
 	}
 	sticky := info.IsDir() && info.Mode()&fs.ModeSticky != 0

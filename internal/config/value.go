@@ -10,11 +10,13 @@ import (
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v4"
 )
 
-// text reads a string that is not empty and of which all can be seen.
+// text reads a string that is not empty and of which all can be seen. Its errors
+// do not repeat it.
 func (w *walker) text(v value, want string) (string, bool) {
 	if w.told[v.node] {
 		return "", false
@@ -29,13 +31,19 @@ func (w *walker) text(v value, want string) (string, bool) {
 		w.problem(v, "an empty string", want)
 	case len(s) > maxText:
 		w.problem(v, fmt.Sprintf("%d bytes of text", len(s)), want+fmt.Sprintf(" of at most %d bytes", maxText))
-	case strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsGraphic(r) || r == unicode.ReplacementChar }):
-		w.problem(v, quote(s)+", with a character that cannot be seen", want)
+	case strings.ContainsFunc(s, hidden):
+		// The rest of the text may be a secret, such as one with a newline at its
+		// end, so it is not repeated.
+		at := strings.IndexFunc(s, hidden)
+		r, _ := utf8.DecodeRuneInString(s[at:])
+		w.problem(v, fmt.Sprintf("text with the character %U, which is not allowed here", r), want)
 	default:
 		return s, true
 	}
 	return "", false
 }
+
+func hidden(r rune) bool { return !unicode.IsGraphic(r) || r == unicode.ReplacementChar }
 
 // maxText is the longest string that is not a static context pair. The longest
 // that is needed is a path (4096).
@@ -97,7 +105,10 @@ func (b block) boolean(name string, dst *bool) {
 
 // number reads a whole number in decimal digits.
 func (w *walker) number(v value, least, most uint64) (uint64, bool) {
-	want := fmt.Sprintf("a whole number from %d to %d", least, most)
+	want := fmt.Sprintf("a whole number from %d to %d, in decimal digits", least, most)
+	if least == most {
+		want = fmt.Sprintf("%d", least)
+	}
 	if w.told[v.node] || v.node.Kind != yaml.ScalarNode || v.node.ShortTag() != "!!int" {
 		w.mismatch(v, want)
 		return 0, false
@@ -133,7 +144,7 @@ func (b block) rate(name string, dst *float64, most float64) {
 	if !ok {
 		return
 	}
-	want := fmt.Sprintf("a number above 0 and up to %g: how many a second", most)
+	want := fmt.Sprintf("a number above 0 and up to %.0f, in decimal digits: how many a second", most)
 	if b.w.told[v.node] || v.node.Kind != yaml.ScalarNode || !rateForm.MatchString(v.node.Value) || v.isText() {
 		b.w.mismatch(v, want)
 		return
@@ -151,7 +162,7 @@ var rateForm = regexp.MustCompile(`^(0|[1-9][0-9]{0,9})(\.[0-9]{1,9})?$`)
 // duration reads whole numbers with units, greatest first: 100ms, 5m, 1h30m, 7d.
 // A day is 24 hours.
 func (w *walker) duration(v value, least, most time.Duration) (time.Duration, bool) {
-	want := fmt.Sprintf("a time from %s to %s, such as 100ms, 30s, 5m, 1h30m or 7d", units(least), units(most))
+	want := fmt.Sprintf("a time from %s to %s, in d, h, m, s and ms, such as 30s or 1h30m", units(least), units(most))
 	if w.told[v.node] || !v.isText() {
 		w.mismatch(v, want)
 		return 0, false
@@ -288,16 +299,6 @@ func (w *walker) isName(v value) bool {
 	return false
 }
 
-// looksSecret tells whether s begins as tokens and private keys do, which must
+// looksSecret tells whether there is a token or a private key in s, which must
 // neither stand in a configuration nor be repeated in a message.
-func looksSecret(s string) bool {
-	for _, prefix := range []string{
-		"hvs.", "hvb.", "hvr.", // Vault's service, batch and recovery tokens
-		"-----BEGIN", "AGE-SECRET-KEY-",
-	} {
-		if strings.HasPrefix(s, prefix) {
-			return true
-		}
-	}
-	return strings.HasPrefix(s, "eyJ") && strings.Count(s, ".") == 2 // a JWT
-}
+func looksSecret(s string) bool { return secretForm.MatchString(s) }

@@ -23,6 +23,7 @@ type value struct {
 // walker reads a tree of nodes and collects what is wrong with it.
 type walker struct {
 	file     string
+	lines    int // of the file, at least 1
 	env      Environment
 	schema   map[string][]entry
 	problems Problems
@@ -50,7 +51,7 @@ func (w *walker) missing(v value, key string) {
 	if n == nil {
 		n = v.node
 	}
-	w.problems = append(w.problems, w.at(n, join(v.path, key), "nothing", "this key: it is required"))
+	w.problems = append(w.problems, w.at(n, join(v.path, key), "nothing", "a value: the key is required"))
 }
 
 func (w *walker) warn(v value, found, want string) {
@@ -58,8 +59,12 @@ func (w *walker) warn(v value, found, want string) {
 }
 
 func (w *walker) at(n *yaml.Node, path, found, want string) Problem {
-	return Problem{File: w.file, Line: max(1, n.Line), Column: max(1, n.Column), Key: path, Found: found, Want: want}
+	return Problem{File: w.file, Line: w.line(n.Line), Column: max(1, n.Column), Key: path, Found: found, Want: want}
 }
+
+// line is a line of the file: a value that is left out at its end is, for the YAML
+// parser, in the line after the last one.
+func (w *walker) line(n int) int { return min(max(1, n), w.lines) }
 
 // structure reports everything in the tree that YAML allows and a configuration
 // does not need: it would be one more way to misread the file.
@@ -73,16 +78,19 @@ func (w *walker) structure(v value, depth int) {
 		w.problem(v, "a YAML alias", "the value itself, written out")
 		return
 	}
+	// What else is wrong with such a value is told, too, unless the tag says what
+	// it is.
 	if n.Anchor != "" {
-		w.problem(v, "a YAML anchor", "the value without it; nothing may refer to another place")
+		w.problems = append(w.problems, w.at(n, v.path, "a YAML anchor", "the value without it; nothing may refer to another place"))
 	}
 	if n.Style&yaml.TaggedStyle != 0 {
-		w.problem(v, "a YAML tag", "the value without it")
+		w.problems = append(w.problems, w.at(n, v.path, "a YAML tag", "the value without it"))
+		w.told[n] = n.Kind == yaml.ScalarNode
 	}
 	switch n.Kind {
 	case yaml.ScalarNode:
 		if looksSecret(n.Value) {
-			w.problem(v, "what looks like a secret or a key itself", "a file that holds it, of mode 0600, and that file's path here")
+			w.problem(v, "what looks like a secret or a key itself", "it in a file of mode 0600, and in the configuration only that file's path")
 		}
 	case yaml.SequenceNode:
 		for i, item := range n.Content {
@@ -94,18 +102,21 @@ func (w *walker) structure(v value, depth int) {
 			name, item := n.Content[i], n.Content[i+1]
 			key := value{node: name, path: v.path}
 			switch {
-			case name.Kind == yaml.AliasNode || name.Anchor != "" || name.Style&yaml.TaggedStyle != 0:
-				w.problem(key, "a YAML alias, anchor or tag on a key", "a plain key")
+			case name.Kind == yaml.AliasNode || name.Style&yaml.TaggedStyle != 0:
+				w.problem(key, "a YAML alias or tag as a key", "a plain key")
 				continue
 			case name.Kind == yaml.ScalarNode && name.ShortTag() == "!!merge":
 				w.problem(key, "a YAML merge key (<<)", "the keys themselves, written out")
 				continue
 			case name.Kind != yaml.ScalarNode || name.ShortTag() != "!!str":
-				w.problem(key, describe(name)+" as a key", "a name; a number or a word like true must be in quotes")
+				w.problem(key, "a key that is "+describe(name), "a name; a number or a word like true must be in quotes")
 				continue
 			case looksSecret(name.Value):
 				w.problem(key, "what looks like a secret or a key itself", "the name of a key")
 				continue
+			}
+			if name.Anchor != "" {
+				w.problems = append(w.problems, w.at(name, v.path, "a YAML anchor on a key", "the key without it; nothing may refer to another place"))
 			}
 			if first, ok := lines[name.Value]; ok {
 				key.path = join(v.path, name.Value)
@@ -123,7 +134,7 @@ func (w *walker) isMapping(v value) bool {
 	if v.node.Kind == yaml.MappingNode && !w.told[v.node] {
 		return true
 	}
-	w.mismatch(v, "a mapping (key: value)")
+	w.otherKind(v, "a mapping (key: value)")
 	return false
 }
 
@@ -133,6 +144,16 @@ func (w *walker) mismatch(v value, want string) {
 	if !w.told[v.node] {
 		w.problem(v, describe(v.node), want)
 	}
+}
+
+// otherKind is mismatch for a v that is not even of the right kind. Text is not
+// repeated: nothing says what was meant to be there.
+func (w *walker) otherKind(v value, want string) {
+	if v.isText() && !w.told[v.node] {
+		w.problem(v, "text", want)
+		return
+	}
+	w.mismatch(v, want)
 }
 
 // members returns the values of a mapping, in the order of the file.
@@ -145,7 +166,7 @@ func (w *walker) members(v value) []value {
 
 // peek is members for a v that may be anything.
 func (w *walker) peek(v value) []value {
-	if v.node.Kind != yaml.MappingNode {
+	if v.node == nil || v.node.Kind != yaml.MappingNode {
 		return nil
 	}
 	var members []value
@@ -158,10 +179,20 @@ func (w *walker) peek(v value) []value {
 	return members
 }
 
+// member returns one value of a v that may be anything.
+func (w *walker) member(v value, name string) (value, bool) {
+	for _, m := range w.peek(v) {
+		if m.name.Value == name {
+			return m, true
+		}
+	}
+	return value{}, false
+}
+
 // items returns the values of a list.
 func (w *walker) items(v value) []value {
 	if v.node.Kind != yaml.SequenceNode || w.told[v.node] {
-		w.mismatch(v, "a list ([a, b])")
+		w.otherKind(v, "a list ([a, b])")
 		return nil
 	}
 	items := make([]value, len(v.node.Content))
@@ -187,16 +218,20 @@ func (w *walker) block(v value, name string) block {
 	if !w.isMapping(v) {
 		return b
 	}
+	var strangers []value
 	for _, m := range w.peek(v) {
 		i := slices.IndexFunc(entries, func(e entry) bool { return e.name == m.name.Value })
 		switch {
 		case i < 0:
-			w.unknown(m, entries)
+			strangers = append(strangers, m)
 		case entries[i].later:
 			w.misnamed(m, "a key that this version of keybroker does not have yet", "the file without it")
 		default:
 			b.fields[m.name.Value] = m
 		}
+	}
+	for _, m := range strangers {
+		w.unknown(m, b.known())
 	}
 	for _, e := range entries {
 		m, ok := b.fields[e.name]
@@ -207,37 +242,60 @@ func (w *walker) block(v value, name string) block {
 				continue // it is absent or wrong, which is reported where it is read
 			case !slices.Contains(e.in, sibling):
 				if ok {
-					w.misnamed(m, fmt.Sprintf("a key for %s %s, but %s is %s", e.when, strings.Join(e.in, " and "), e.when, sibling), "the block without it")
+					w.misnamed(m, fmt.Sprintf("a key for %s: %s, but this is %s: %s", e.when, strings.Join(e.in, " or "), e.when, sibling), "the block without it")
 				}
 				delete(b.fields, e.name)
 				continue
 			}
 		}
-		if !ok && e.required {
+		if !ok && e.required && !w.merges(v) {
 			w.missing(v, e.name)
 		}
 	}
 	return b
 }
 
-// unknown reports a key that the schema does not have.
-func (w *walker) unknown(m value, entries []entry) {
-	name := m.name.Value
+// known are the names that the block may have, those of other types left out.
+func (b block) known() []string {
 	var names []string
-	for _, e := range entries {
-		if !e.later {
-			names = append(names, e.name)
+	for _, e := range b.entries {
+		if e.later {
+			continue
+		}
+		if e.when != "" {
+			if sibling, ok := b.choice(e.when); ok && !slices.Contains(e.in, sibling) {
+				continue
+			}
+		}
+		names = append(names, e.name)
+	}
+	return names
+}
+
+// merges tells whether v has a merge key, which was told, and so perhaps what
+// seems to be missing.
+func (w *walker) merges(v value) bool {
+	for i := 0; i < len(v.node.Content); i += 2 {
+		if n := v.node.Content[i]; n.Kind == yaml.ScalarNode && n.ShortTag() == "!!merge" {
+			return true
 		}
 	}
-	if secretName.MatchString(name) && !slices.Contains(names, name+"s") {
-		want := "a file that holds it, of mode 0600, and a key ending in _file that names it"
-		if slices.Contains(names, name+"_file") {
-			want = fmt.Sprintf("a file that holds it, of mode 0600, and its path under %s_file", name)
+	return false
+}
+
+// unknown reports a key that is none of names.
+func (w *walker) unknown(m value, names []string) {
+	name := m.name.Value
+	similar := suggest(name, names)
+	if similar == "" && secretName.MatchString(name) && !strings.HasSuffix(name, "_file") {
+		want := "one of " + strings.Join(names, ", ") + ", and the secret in a file of its own"
+		if file := name + "_file"; slices.Contains(names, file) {
+			want = fmt.Sprintf("a file that holds it, of mode 0600, and its path under %s", file)
 		}
 		w.misnamed(m, "a secret in the configuration itself", want)
 		return
 	}
-	w.misnamed(m, "an unknown key", "one of "+strings.Join(names, ", ")+suggest(name, names))
+	w.misnamed(m, "an unknown key", "one of "+strings.Join(names, ", ")+similar)
 }
 
 // secretName fits the names under which people write secrets.
@@ -294,8 +352,14 @@ func quote(s string) string {
 func describe(n *yaml.Node) string {
 	switch n.Kind {
 	case yaml.MappingNode:
+		if len(n.Content) == 0 {
+			return "an empty mapping"
+		}
 		return "a mapping"
 	case yaml.SequenceNode:
+		if len(n.Content) == 0 {
+			return "an empty list"
+		}
 		return "a list"
 	case yaml.AliasNode:
 		return "a YAML alias"

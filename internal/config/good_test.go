@@ -1,0 +1,401 @@
+package config_test
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go.yaml.in/yaml/v4"
+
+	"github.com/keybroker/keybroker/backends/vault"
+	"github.com/keybroker/keybroker/broker/policy"
+	"github.com/keybroker/keybroker/internal/config"
+)
+
+const examples = "../../deploy/config"
+
+// goodFiles are the configurations under testdata/good and the examples, by path.
+func goodFiles(t testing.TB) map[string]string {
+	t.Helper()
+	files := map[string]string{}
+	for _, dir := range []string{"testdata/good", examples} {
+		paths, err := filepath.Glob(dir + "/*.yaml")
+		if err != nil || len(paths) == 0 {
+			t.Fatalf("nothing in %s: %v", dir, err)
+		}
+		for _, path := range paths {
+			text, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			files[path] = string(text)
+		}
+	}
+	return files
+}
+
+// A good file is accepted, with the warnings that stand beside it, and by those
+// who use it.
+func TestGoodFiles(t *testing.T) {
+	for path, text := range goodFiles(t) {
+		t.Run(filepath.Base(path), func(t *testing.T) {
+			c, err := config.Parse(filepath.Base(path), []byte(text), environment())
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, err := os.ReadFile(strings.TrimSuffix(path, ".yaml") + ".txt")
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				t.Fatal(err)
+			}
+			if got := c.Warnings.Error(); got != strings.TrimSuffix(string(want), "\n") {
+				t.Errorf("%s", difference(got, string(want)))
+			}
+			checkPlaces(t, filepath.Base(path), text, c.Warnings)
+			checkConfig(t, c)
+			for _, b := range c.Backends {
+				if b.Vault != nil {
+					checkVault(t, b)
+				}
+			}
+		})
+	}
+}
+
+// checkVault holds that the backend takes what was configured.
+func checkVault(t *testing.T, b config.Backend) {
+	t.Helper()
+	v := b.Vault
+	k, err := vault.New(vault.Config{
+		Address: v.Address, ID: v.ID, Namespace: v.Namespace, Mount: v.Mount, Timeout: v.Timeout,
+		Auth: vault.Auth{
+			Method: v.Auth.Method, Mount: v.Auth.Mount, TokenFile: v.Auth.TokenFile, RoleIDFile: v.Auth.RoleIDFile,
+			SecretIDFile: v.Auth.SecretIDFile, SecretIDWrapped: v.Auth.SecretIDWrapped, Role: v.Auth.Role, JWTFile: v.Auth.JWTFile,
+		},
+		TLS: vault.TLS{CACertFile: v.TLS.CAFile, ClientCertFile: v.TLS.CertFile, ClientKeyFile: v.TLS.KeyFile, ServerName: v.TLS.ServerName},
+	})
+	if err != nil {
+		t.Errorf("backend %s: %v", b.Name, err)
+		return
+	}
+	if err := k.Close(); err != nil {
+		t.Errorf("backend %s: %v", b.Name, err)
+	}
+}
+
+// The longest names that are taken are taken by Vault's backend, too.
+func TestLongNamesInVault(t *testing.T) {
+	path := strings.Repeat("a/", 31) // a slash takes three bytes
+	path += strings.Repeat("a", config.MaxMountPath-len(path)-2*strings.Count(path, "/"))
+	text := compose(t, base, fmt.Sprintf(`
+backends:
+  local:
+    type: vault
+    address: https://vault:8200
+    id: %s
+    namespace: %s
+    mount: %s
+    auth: {method: kubernetes, role: %s, mount: %s}
+keys: {tikv: {recipients: [{backend: local, key: %s}]}}
+`, strings.Repeat("i", 64), path, path, strings.Repeat("r", 128), path, strings.Repeat("k", 128)))
+	c, err := config.Parse("c.yaml", []byte(text), environment())
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkVault(t, c.Backends[0])
+}
+
+func TestEverything(t *testing.T) {
+	text, err := os.ReadFile("testdata/good/everything.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := config.Parse("everything.yaml", text, environment())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got.SHA256 = ""
+	want := &config.Config{
+		Version: 1, Node: "n1",
+		Listen: config.Listen{
+			GRPC:    &config.GRPCSocket{Path: "/run/kb.sock", Mode: 0o600, UID: new(uint32(1001)), GID: new(uint32(1001))},
+			GRPCTCP: &config.GRPCTCP{Address: "0.0.0.0:7443", CertFile: "/tls.crt", KeyFile: "/tls.key", ClientCAFile: "/ca.crt"},
+			Admin:   &config.Admin{Address: "[::1]:7490"},
+		},
+		Backends: []config.Backend{
+			{Name: "approle", Type: config.TypeVault, Vault: &config.Vault{
+				Address: "https://vault:8200", ID: "main", Namespace: "team/prod", Mount: "kms/transit", Timeout: time.Minute,
+				Auth: config.VaultAuth{Method: "approle", Mount: "login/approle", RoleIDFile: "/role-id", SecretIDFile: "/secret-id", SecretIDWrapped: true},
+				TLS:  config.VaultTLS{CAFile: "/vault-ca.crt", CertFile: "/client.crt", KeyFile: "/client.key", ServerName: "vault.example.org"},
+			}},
+			{Name: "kubernetes", Type: config.TypeVault, Vault: &config.Vault{
+				Address: "https://[2001:db8::1]:8200", Mount: "transit", Timeout: 3 * time.Second,
+				Auth: config.VaultAuth{Method: "kubernetes", Mount: "k8s", Role: "kb", JWTFile: "/jwt"},
+			}},
+			{Name: "local", Type: config.TypeFile, File: &config.File{Path: "/keyring"}},
+			{Name: "token", Type: config.TypeVault, Vault: &config.Vault{
+				Address: "https://10.0.0.1", Mount: "transit", Timeout: 3 * time.Second,
+				Auth: config.VaultAuth{Method: "token", TokenFile: "/token"},
+			}},
+		},
+		Keys: []config.Key{{
+			Name:             "tikv",
+			Recipients:       []config.Recipient{{Backend: "approle", Key: "tikv"}, {Backend: "local", Key: "tikv"}, {Backend: "local", Key: "other"}},
+			FormerRecipients: []config.Recipient{{Backend: "token", Key: "TiKV_2"}},
+			MinRecipients:    2, CheckInterval: 90 * time.Second,
+			Context:        map[string]string{"cluster": "prod-1", "": "", "with:colon": "any text\n"},
+			FormerContexts: []map[string]string{{"cluster": "prod-0"}, {}},
+			TTL:            2 * time.Hour, MaxStale: 72 * time.Hour, MaxAge: 12 * time.Hour, MaxUses: 1,
+			Aliases: []string{"tikv-master"},
+		}},
+		Clients: []policy.Client{
+			{Name: "dns", Match: policy.Match{DNSName: "br"}},
+			{
+				Name: "group", Match: policy.Match{GID: new(uint32(990))},
+				Allow: []policy.Rule{{Keys: []string{"*"}, Operations: []policy.Operation{policy.Any}}}, Admin: []policy.Right{policy.AnyRight},
+			},
+			{Name: "spiffe", Match: policy.Match{SPIFFEID: "spiffe://example.org/ns/tikv/sa/br"}},
+			{
+				Name: "user", Match: policy.Match{UID: new(uint32(1001))},
+				Allow: []policy.Rule{{Keys: []string{"tikv"}, Operations: policy.Operations()}}, Admin: policy.Rights(),
+			},
+		},
+		MissRates: map[string]float64{"user": 0.5, "group": 50, "spiffe": 50, "dns": 50},
+		Audit:     config.Audit{Path: "/audit.jsonl", SyncInterval: time.Second},
+		Memory:    config.Memory{Size: 64 << 20},
+		Cache:     config.Cache{Capacity: 1000000},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%s", difference(dump(t, got), dump(t, want)))
+	}
+}
+
+// dump is c, one value a line.
+func dump(t *testing.T, c *config.Config) string {
+	t.Helper()
+	text, err := yaml.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+func TestByNumber(t *testing.T) {
+	text, err := os.ReadFile("testdata/good/by-number.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := config.Parse("by-number.yaml", text, environment())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := c.Listen.GRPC; *s.UID != 0 || *s.GID != 1<<31 || s.Path != "/etc/keybroker/kb.sock" {
+		t.Errorf("socket %+v, of %d:%d", s, *s.UID, *s.GID)
+	}
+	if got := c.Backends[0].File.Path; got != "/etc/keyring" {
+		t.Errorf("keyring %s", got)
+	}
+	if want := (config.Audit{Path: "/etc/keybroker/log/audit.jsonl", SyncAlways: true}); c.Audit != want {
+		t.Errorf("audit %+v", c.Audit)
+	}
+	for i, want := range []policy.Match{{GID: new(uint32(1<<32 - 2))}, {UID: new(uint32(0))}} {
+		if c.Clients[i].Match.String() != want.String() {
+			t.Errorf("%s: %v, want %v", c.Clients[i].Name, c.Clients[i].Match, want)
+		}
+	}
+}
+
+// The good files have every key of the schema.
+func TestGoodFilesCoverTheSchema(t *testing.T) {
+	seen := map[string]bool{}
+	for path, text := range goodFiles(t) {
+		if strings.HasPrefix(path, "testdata") {
+			for key := range keysIn(mapping(t, text)) {
+				seen[key] = true
+			}
+		}
+	}
+	for block, entries := range config.Schema() {
+		for _, e := range entries {
+			if key := strings.TrimPrefix(block+"."+e.Name, "."); !e.Later && !seen[key] {
+				t.Errorf("no good file has %s", key)
+			}
+		}
+	}
+}
+
+// keysIn are the keys of a configuration as the schema names them, each with a
+// value that it has.
+func keysIn(root *yaml.Node) map[string]*yaml.Node {
+	keys := map[string]*yaml.Node{}
+	var walk func(path string, n *yaml.Node)
+	walk = func(path string, n *yaml.Node) {
+		switch n.Kind {
+		case yaml.SequenceNode:
+			for _, item := range n.Content {
+				walk(path+"[]", item)
+			}
+		case yaml.MappingNode:
+			for i := 0; i < len(n.Content); i += 2 {
+				name := n.Content[i].Value
+				if path == "backends" || path == "keys" || path == "clients" {
+					name = "NAME"
+				}
+				key := strings.TrimPrefix(path+"."+name, ".")
+				keys[key] = n.Content[i+1]
+				walk(key, n.Content[i+1])
+			}
+		}
+	}
+	walk("", root)
+	return keys
+}
+
+// Whatever the value of a key is, one of another kind is refused, at that key.
+func TestOtherKinds(t *testing.T) {
+	kinds := map[string]string{
+		"nothing": "~", "a list": "[x, [y]]", "a mapping": "{x: y}", "a number": "17", "text": "'\\x'", "a boolean": "true", "a date": "2026-01-02",
+	}
+	// What each kind of value could still be.
+	same := map[string][]string{"!!map": {"a mapping"}, "!!seq": {"a list"}, "!!int": {"a number"}, "!!float": {"a number"}, "!!bool": {"a boolean"}, "!!str": {"text"}}
+	count := 0
+	for _, file := range []string{"everything", "by-number"} {
+		text, err := os.ReadFile("testdata/good/" + file + ".yaml")
+		if err != nil {
+			t.Fatal(err)
+		}
+		tags := map[*yaml.Node]string{} // which marshalling takes away
+		var note func(n *yaml.Node)
+		note = func(n *yaml.Node) {
+			tags[n] = n.ShortTag()
+			for _, child := range n.Content {
+				note(child)
+			}
+		}
+		var try func(path string, root, at *yaml.Node)
+		try = func(path string, root, at *yaml.Node) {
+			for kind, value := range kinds {
+				if slices.Contains(same[tags[at]], kind) {
+					continue
+				}
+				was := *at
+				*at = *mapping(t, "x: "+value).Content[1]
+				_, err := config.Parse("c.yaml", []byte(marshal(t, root)), environment())
+				*at = was
+				var problems config.Problems
+				if !errors.As(err, &problems) {
+					t.Errorf("%s: %s is accepted", path, kind)
+					continue
+				}
+				if !slices.ContainsFunc(problems, func(p config.Problem) bool { return p.Key == path }) {
+					t.Errorf("%s: %s: none of the problems is there:\n%v", path, kind, err)
+				}
+				count++
+			}
+			switch at.Kind {
+			case yaml.SequenceNode:
+				for i, item := range at.Content {
+					try(fmt.Sprintf("%s[%d]", path, i), root, item)
+				}
+			case yaml.MappingNode:
+				for i := 0; i < len(at.Content); i += 2 {
+					name := at.Content[i].Value
+					if name == "" || strings.Contains(name, ":") {
+						name = fmt.Sprintf("%q", name)
+					}
+					try(strings.TrimPrefix(path+"."+name, "."), root, at.Content[i+1])
+				}
+			}
+		}
+		root := mapping(t, string(text))
+		note(root)
+		for i := 0; i < len(root.Content); i += 2 {
+			try(root.Content[i].Value, root, root.Content[i+1])
+		}
+	}
+	if count < 500 {
+		t.Errorf("only %d values were tried", count)
+	}
+}
+
+func TestNode(t *testing.T) {
+	text := compose(t, base)
+	text = strings.Replace(text, "node: n1\n", "", 1)
+	env := environment()
+	c, err := config.Parse("c.yaml", []byte(text), env)
+	if err != nil || c.Node != "host-1" {
+		t.Errorf("%v, %v; want the host's name", c, err)
+	}
+	for name, test := range map[string]struct {
+		hostname string
+		err      error
+		want     string
+	}{
+		"unknown":   {"", errors.New("no uname"), "c.yaml:1:1: node: found nothing, and the host's name is not known (no uname); want " + wantNode},
+		"not fit":   {"(none)", nil, `c.yaml:1:1: node: found nothing, and the host's name is "(none)"; want ` + wantNode},
+		"an escape": {"\x1b[31m", nil, `c.yaml:1:1: node: found nothing, and the host's name is "\x1b[31m"; want ` + wantNode},
+	} {
+		t.Run(name, func(t *testing.T) {
+			env.Hostname = func() (string, error) { return test.hostname, test.err }
+			_, err := config.Parse("c.yaml", []byte(text), env)
+			if err == nil || err.Error() != test.want {
+				t.Errorf("%v\nwant: %s", err, test.want)
+			}
+		})
+	}
+}
+
+func TestCredentialsDirectory(t *testing.T) {
+	env := environment()
+	env.CredentialsDirectory = "/run/credentials/keybroker.service"
+	text := compose(t, base, `
+listen:
+  grpc_tcp: {address: "127.0.0.1:7443", cert: "${CREDENTIALS_DIRECTORY}/tls/crt", key: tls.key, client_ca: /ca.crt}
+backends: {local: {type: vault, address: https://vault, auth: {method: token, token_file: "${CREDENTIALS_DIRECTORY}/token"}}}
+`)
+	c, err := config.Parse("c.yaml", []byte(text), env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, got := range map[string]string{
+		env.CredentialsDirectory + "/tls/crt": c.Listen.GRPCTCP.CertFile,
+		"/etc/keybroker/tls.key":              c.Listen.GRPCTCP.KeyFile,
+		"/ca.crt":                             c.Listen.GRPCTCP.ClientCAFile,
+		env.CredentialsDirectory + "/token":   c.Backends[0].Vault.Auth.TokenFile,
+	} {
+		if got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+}
+
+// Two Configs of one file share nothing that could be changed.
+func TestNothingIsShared(t *testing.T) {
+	text, err := os.ReadFile("testdata/good/everything.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	parse := func() *config.Config {
+		c, err := config.Parse("c.yaml", text, environment())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	a, b, want := parse(), parse(), parse()
+	*a.Listen.GRPC.UID = 7
+	a.Keys[0].Context["cluster"], a.Keys[0].FormerContexts[0]["cluster"] = "changed", "changed"
+	a.Keys[0].Recipients[0], a.Keys[0].Aliases[0] = config.Recipient{}, "changed"
+	a.Backends[0].Vault.Address = "changed"
+	*a.Clients[1].Match.GID, a.Clients[3].Allow[0].Keys[0], a.Clients[3].Allow[0].Operations[0] = 7, "changed", policy.List
+	a.MissRates["user"] = 7
+	if !reflect.DeepEqual(b, want) {
+		t.Errorf("%s", difference(dump(t, b), dump(t, want)))
+	}
+}
