@@ -317,7 +317,7 @@ func TestOneLogin(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		b := newQuietBench(t, withAppRole(t, tikvRole()))
 		release := make(chan struct{})
-		b.vault.answerWith("auth/approle/login", func(w http.ResponseWriter, r *http.Request) {
+		b.vault.answerWith("auth/approle/login", func(w http.ResponseWriter, _ *http.Request) {
 			<-release
 			b.vault.set(func() {
 				b.vault.login(w, map[string]any{"role_id": roleID, "secret_id": secretID}, "role_id", "secret_id")

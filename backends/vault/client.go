@@ -106,7 +106,7 @@ func (c *client) do(ctx context.Context, r request) ([]byte, error) {
 		resp, err = logical.WriteRawWithContext(ctx, r.path, r.body)
 	}
 	if resp != nil {
-		defer resp.Body.Close()
+		defer func() { _ = resp.Body.Close() }()
 	}
 	switch {
 	case resp != nil && (resp.StatusCode < 200 || resp.StatusCode > 299):

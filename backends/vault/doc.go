@@ -66,8 +66,9 @@
 //
 // Requests and answers that hold key bytes are made and read as byte slices and
 // wiped; no string of them comes into being. What cannot be wiped are the buffers
-// of the HTTP and TLS connections: each connection keeps what it last wrote and
-// read, so there are as many copies as connections, not as calls. A connection
-// ends after half a minute without a call; then its buffers are garbage. Tokens
-// and credentials are strings, of which the client library makes further ones.
+// of the HTTP and TLS connections, where what was last written and read stays, in
+// base64. Measured over TLS: two such copies for each connection, after one call as
+// after thousands, and none of the key bytes themselves. A connection ends after
+// half a minute without a call; then its buffers are garbage. Tokens and
+// credentials are strings, of which the client library makes further ones.
 package vault

@@ -500,7 +500,7 @@ type network struct{ vault *fakeVault }
 func (n network) RoundTrip(r *http.Request) (*http.Response, error) {
 	answer := &answerWriter{header: http.Header{}, status: http.StatusOK}
 	if r.Body != nil {
-		defer r.Body.Close()
+		defer func() { _ = r.Body.Close() }()
 	} else {
 		r = r.Clone(r.Context())
 		r.Body = http.NoBody

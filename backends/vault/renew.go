@@ -37,7 +37,7 @@ func (ss *sessions) keep(ctx context.Context, s *session, ttl time.Duration) {
 	}
 	// If it has not worked before the token expires, the next call logs in.
 	for n := 0; ss.lives(s); n++ {
-		if _, err := ss.join(s).wait(ctx); err == nil {
+		if _, err := ss.join(s).wait(ctx); err == nil { //nolint:contextcheck // a login outlives who waits for it
 			return
 		}
 		if !sleep(ctx, backoff(n)) {

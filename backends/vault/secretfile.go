@@ -31,7 +31,7 @@ func readSecret(path string) ([]byte, error) {
 	if err != nil {
 		return nil, unusable("cannot be read: " + cause(err))
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	b, err := io.ReadAll(io.LimitReader(f, maxSecret+1))
 	switch {
 	case err != nil:

@@ -93,7 +93,7 @@ func (ss *sessions) get(ctx context.Context) (*session, error) {
 	if s != nil && (!ss.method.fixed() || !ss.changed()) {
 		return s, nil
 	}
-	l := ss.join(s)
+	l := ss.join(s) //nolint:contextcheck // a login outlives who waits for it
 	if s != nil {
 		return s, nil
 	}
@@ -107,7 +107,7 @@ func (ss *sessions) replace(ctx context.Context, bad *session) (*session, error)
 		ss.drop()
 	}
 	ss.mu.Unlock()
-	return ss.join(bad).wait(ctx)
+	return ss.join(bad).wait(ctx) //nolint:contextcheck // a login outlives who waits for it
 }
 
 // confirm returns a newer session than s, with which something was denied, or s
@@ -127,7 +127,7 @@ func (ss *sessions) confirm(ctx context.Context, s *session) (*session, error) {
 	case recent:
 		return s, nil
 	}
-	next, err := ss.join(s).wait(ctx)
+	next, err := ss.join(s).wait(ctx) //nolint:contextcheck // a login outlives who waits for it
 	if err == nil || classOf(err) != backends.Unauthenticated {
 		return next, err
 	}
