@@ -41,7 +41,7 @@ func BenchmarkAppend(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				defer log.Close(context.Background())
+				defer func() { _ = log.Close(context.Background()) }()
 				b.ReportAllocs()
 				b.ResetTimer()
 				var group sync.WaitGroup

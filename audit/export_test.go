@@ -5,6 +5,9 @@ import (
 	"os"
 )
 
+// RecordFloor is what every Record fits in once its texts are digests.
+const RecordFloor = recordFloor
+
 // System is the calls that a log makes to the operating system.
 type System struct {
 	Open     func(path string, flag int, mode fs.FileMode) (*os.File, error)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -149,4 +150,44 @@ func testDiskFull(t *testing.T, mode audit.Sync) {
 	if got := repairs(t, dir); got != "write_failed" {
 		t.Errorf("repair records: %s", got)
 	}
+}
+
+// A disk with room for the first record of each new file is not filled with new
+// files, however many callers try.
+func TestDiskWithRoomForOneRecord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir, d := privateDir(t), newDisk()
+		l := mustOpen(t, config(dir, audit.SyncOS), d.system())
+		mustAppend(t, l, "before")
+		begun := map[*os.File]bool{}
+		d.mu.Lock()
+		d.fault = func(c call) (int, error) {
+			if c.name != "Write" {
+				return 0, nil
+			}
+			if len(begun) > 0 && !begun[c.file] { // a new file's first
+				begun[c.file] = true
+				return 0, nil
+			}
+			begun[c.file] = true
+			return 0, syscall.ENOSPC
+		}
+		d.mu.Unlock()
+		for range 6000 { // a minute
+			if _, err := l.Append(context.Background(), named("x")); !errors.Is(err, audit.ErrUnavailable) {
+				t.Fatalf("%v", err)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		if files := len(logFiles(t, dir)); files < 3 || files > 30 {
+			t.Errorf("a minute of attempts left %d files", files)
+		}
+		d.mu.Lock()
+		d.fault = nil
+		d.mu.Unlock()
+		time.Sleep(10 * time.Second)
+		mustAppend(t, l, "after")
+		mustClose(t, l)
+		expectWhole(t, dir, []string{"before", "after"})
+	})
 }

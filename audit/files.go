@@ -53,7 +53,7 @@ func (s system) lock(path string) (*os.File, error) {
 		err = errors.New("another process writes this log: stop it, or give this broker a path of its own")
 	}
 	if err != nil {
-		f.Close()
+		_ = f.Close()
 		return nil, fmt.Errorf("the audit log %s: %w", path, err)
 	}
 	return f, nil
@@ -77,7 +77,7 @@ func (s system) openLive(path string) (*os.File, error) {
 		err = fmt.Errorf("%s is writable by others (mode %04o): chmod go-w %s", path, info.Mode().Perm(), path)
 	}
 	if err != nil {
-		f.Close()
+		_ = f.Close()
 		return nil, err
 	}
 	return f, nil
@@ -102,7 +102,7 @@ func (s system) create(path string, content []byte) (*os.File, error) {
 		err = s.sync(f)
 	}
 	if err != nil {
-		f.Close()
+		_ = f.Close()
 		return nil, err
 	}
 	return f, nil

@@ -147,7 +147,7 @@ func parseLine(line []byte) (parsedLine, error) {
 		Log  string `json:"log"`
 	}
 	if err := json.Unmarshal(line, &fields); err != nil {
-		return p, fmt.Errorf("it is not a record: %v", err)
+		return p, fmt.Errorf("it is not a record: %w", err)
 	}
 	if fields.V != formatVersion {
 		return p, fmt.Errorf("it is of format version %d, and this program knows version %d only", fields.V, formatVersion)

@@ -25,12 +25,12 @@ var errClosed = fmt.Errorf("%w: it is closed", ErrUnavailable)
 type Sync string
 
 const (
-	// SyncOS: the kernel has it. A crash of the process loses nothing; a crash
-	// of the machine at most what was written in the last Config.SyncInterval
-	// and while the sync after that took place.
+	// SyncOS means that the kernel has it. A crash of the process loses nothing;
+	// a crash of the machine at most what was written in the last
+	// Config.SyncInterval and while the sync after that took place.
 	SyncOS Sync = "os"
-	// SyncAlways: the disk has it. Records that wait at the same time share one
-	// fsync.
+	// SyncAlways means that the disk has it. Records that wait at the same time
+	// share one fsync.
 	SyncAlways Sync = "always"
 )
 
@@ -158,9 +158,9 @@ func open(c Config, sys system) (*Log, error) {
 	w := newWriter(l, lock)
 	if err := w.open(c.Random); err != nil {
 		if w.file != nil {
-			w.file.Close()
+			_ = w.file.Close()
 		}
-		lock.Close()
+		_ = lock.Close()
 		return nil, err
 	}
 	w.publish(nil)

@@ -4,11 +4,13 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -32,7 +34,7 @@ func addTo(t testing.TB, path, text string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	if _, err := f.WriteString(text); err != nil {
 		t.Fatal(err)
 	}
@@ -110,6 +112,50 @@ func TestTornTail(t *testing.T) {
 				repair.Former.File != logName+".00000000000000000001" || repair.Former.SyncedSeq != 3 {
 				t.Errorf("%+v %+v", repair, repair.Former)
 			}
+		})
+	}
+}
+
+// What a repair record accounts for is on disk before that record is: else, after
+// a power loss, the file would not end as the record says.
+func TestTornTailIsSyncedFirst(t *testing.T) {
+	const first, second = ".00000000000000000001", ".00000000000000000004"
+	for _, test := range []struct {
+		name string
+		tail map[string]string // by what follows the log's name
+		live string            // what the live file was renamed to
+		want string            // what must be synced
+	}{
+		{"of the live file", map[string]string{"": "{"}, "", ""},
+		{"of a live file without a record", map[string]string{"": "\x00"}, first, ""},
+		{"of the former file, when there is no live one", map[string]string{first: "{"}, first, first},
+		{"of a former file without a record, when there is no live one", map[string]string{second: "\x00"}, first, second},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			dir := privateDir(t)
+			c := begun(t, dir)
+			if err := os.Rename(c.Path, c.Path+test.live); err != nil {
+				t.Fatal(err)
+			}
+			for name, text := range test.tail {
+				addTo(t, c.Path+name, text)
+			}
+			d := newDisk()
+			var synced []string
+			d.fault = func(called call) (int, error) {
+				switch {
+				case called.name == "Sync":
+					synced = append(synced, strings.TrimPrefix(called.path, c.Path))
+				case called.name == "Write" && !slices.Contains(synced, test.want):
+					t.Errorf("the repair record is written after syncs of %q only", synced)
+				}
+				return 0, nil
+			}
+			mustClose(t, mustOpen(t, c, d.system()))
+			if d.count("Write") != 1 {
+				t.Errorf("%d writes, want that of the repair record", d.count("Write"))
+			}
+			expectWhole(t, dir, []string{"a", "b"})
 		})
 	}
 }
@@ -441,8 +487,8 @@ func TestTwoProcesses(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() {
-		in.Close()
-		child.Wait()
+		_ = in.Close()
+		_ = child.Wait()
 	}()
 	lines := bufio.NewScanner(out)
 	held := false
@@ -459,7 +505,7 @@ func TestTwoProcesses(t *testing.T) {
 	if err := child.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	child.Wait()
+	_ = child.Wait()
 	l := mustOpen(t, c, audit.OperatingSystem())
 	mustAppend(t, l, "c")
 	if _, err := audit.Open(c); err == nil || !strings.Contains(err.Error(), "another process writes this log") {
@@ -477,7 +523,7 @@ func TestHoldLog(t *testing.T) {
 	}
 	l := mustOpen(t, config(dir, audit.SyncOS), audit.OperatingSystem())
 	mustAppend(t, l, "child")
-	os.Stdout.WriteString("the log is held\n")
+	fmt.Println("the log is held")
 	_, _ = io.Copy(io.Discard, os.Stdin)
 	mustClose(t, l)
 }

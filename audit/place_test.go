@@ -80,7 +80,7 @@ func TestFileTakenAway(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				defer f.Close()
+				defer func() { _ = f.Close() }()
 				if _, err := f.WriteString("hello\n"); err != nil {
 					t.Error(err)
 				}

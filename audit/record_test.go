@@ -141,10 +141,15 @@ func TestRecordsOfAnySize(t *testing.T) {
 		{name: "a megabyte", record: audit.Record{Context: many(1, 1<<20)}, context: map[string]string{"name-000": digest(long(1 << 20))}},
 		{name: "long names", record: audit.Record{Context: map[string]string{long(9000): "v"}},
 			context: map[string]string{digest(`{"` + long(9000) + `":"v"}`): ""}},
-		{name: "escapes count as they are written", record: audit.Record{Context: map[string]string{"a": strings.Repeat("\x00", 1400), "b": long(1400)}},
-			context: map[string]string{"a": digest(strings.Repeat("\x00", 1400)), "b": long(1400)}},
-		{name: "bytes that are no UTF-8 count as they are written", record: audit.Record{Context: map[string]string{"a": strings.Repeat("\xff", 3000), "b": long(3000)}},
-			context: map[string]string{"a": digest(strings.Repeat("\xff", 3000)), "b": long(3000)}},
+		// 1800 bytes as they are written, which is what counts.
+		{name: "long escapes", record: audit.Record{Context: map[string]string{"a": strings.Repeat("\x00", 300), "b": long(1700)}, Detail: long(5000)},
+			context: map[string]string{"a": digest(strings.Repeat("\x00", 300)), "b": long(1700)}},
+		{name: "short escapes", record: audit.Record{Context: map[string]string{"a": strings.Repeat("\n", 900), "b": long(1700)}, Detail: long(5000)},
+			context: map[string]string{"a": digest(strings.Repeat("\n", 900)), "b": long(1700)}},
+		{name: "bytes that are no UTF-8", record: audit.Record{Context: map[string]string{"a": strings.Repeat("\xff", 600), "b": long(1700)}, Detail: long(5000)},
+			context: map[string]string{"a": digest(strings.Repeat("\xff", 600)), "b": long(1700)}},
+		{name: "letters of two bytes", record: audit.Record{Context: map[string]string{"a": strings.Repeat("é", 900), "b": long(1700)}, Detail: long(5000)},
+			context: map[string]string{"a": digest(strings.Repeat("é", 900)), "b": long(1700)}},
 		{name: "a text that passes itself off as a digest", record: audit.Record{Context: map[string]string{"a": digest("secret")}, Detail: "sha256:"},
 			context: map[string]string{"a": digest(digest("secret"))}, detail: digest("sha256:")},
 	} {
@@ -198,6 +203,8 @@ func contextJSON(m map[string]string, replace func(string) string) string {
 // The record in which everything is as long as it can be has room all the same.
 func TestLargestRecord(t *testing.T) {
 	uid := uint32(math.MaxUint32)
+	node := strings.Repeat("\x01", 255)
+	frame := len(written(t, audit.Record{}, node)) - len(`"event":"","outcome":""`)
 	huge := strings.Repeat("\x00", 100_000)
 	edge := strings.Repeat("\x00", 92/6) // just short enough to be left
 	for _, text := range []string{huge, edge, edge + "xx", edge + "xxx"} {
@@ -207,8 +214,12 @@ func TestLargestRecord(t *testing.T) {
 			Key:    text, Envelope: text, Context: map[string]string{text: text}, Source: text, Backend: text, KEK: text,
 			RequestID: text, Latency: math.MaxInt64, Count: math.MaxUint64, BootID: text, Detail: text,
 		}
-		if line := written(t, r, strings.Repeat("\x01", 255)); len(line) > audit.MaxLine {
+		line := written(t, r, node)
+		if len(line) > audit.MaxLine {
 			t.Errorf("%d bytes", len(line))
+		}
+		if n := len(line) - frame; text != huge && n > audit.RecordFloor {
+			t.Errorf("a record of short texts takes %d bytes, want at most %d", n, audit.RecordFloor)
 		}
 	}
 }

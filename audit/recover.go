@@ -62,7 +62,7 @@ func (s system) cutEnding(f *os.File, least int64) (whole []byte, offset int64, 
 	}
 	for n := min(max(least, size-nul+window), size); ; n = min(2*n, size) {
 		b := make([]byte, n)
-		if _, err := s.read(f, b, size-n); err != nil && err != io.EOF {
+		if _, err := s.read(f, b, size-n); err != nil && !errors.Is(err, io.EOF) {
 			return nil, 0, ending{}, err
 		}
 		skipped := 0
@@ -94,7 +94,7 @@ func (s system) firstNUL(f *os.File, offset, size int64) (int64, error) {
 			return offset + int64(i), nil
 		}
 		offset += int64(n)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break // it was cut meanwhile
 		}
 		if err != nil {
@@ -110,7 +110,7 @@ func (s system) readAfter(f *os.File, offset int64, at link) (ending, error) {
 	end := ending{last: at}
 	b := make([]byte, 2*maxBatchBytes) // more than a batch
 	n, err := s.read(f, b, offset)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return ending{}, err
 	}
 	for rest := b[:n]; len(rest) > 0; {
@@ -128,7 +128,7 @@ func (s system) readAfter(f *os.File, offset int64, at link) (ending, error) {
 		n, err := s.read(f, b, offset+end.tail)
 		tail.Write(b[:n])
 		end.tail += int64(n)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
@@ -196,8 +196,8 @@ func (e *ending) check(lines []byte) error {
 
 // located adds file and line to damage found in what begins at offset.
 func (s system) located(f *os.File, name string, offset int64, err error) error {
-	d, ok := err.(*damage)
-	if !ok {
+	var d *damage
+	if !errors.As(err, &d) {
 		return err
 	}
 	line := d.lines + 1
@@ -225,7 +225,7 @@ type opening struct {
 func (s system) readOpening(f *os.File, name string) (opening, error) {
 	b := make([]byte, MaxLine)
 	n, err := s.read(f, b, 0)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return opening{}, err
 	}
 	p, err := parseLine(b[:bytes.IndexByte(b[:n], '\n')+1])

@@ -112,7 +112,7 @@ func TestRefusalsAreSummed(t *testing.T) {
 		time.Sleep(30*time.Second - 1)
 		r.flush()
 		r.expect(full...) // the minute has not passed
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		r.flush()
 		r.expect(append(full, "7 RATE_LIMITED x5")...)
 		all := entries(t, r.dir)
@@ -135,7 +135,7 @@ func TestRefusalsAreSummed(t *testing.T) {
 
 // A minute without a sum ends by itself.
 func TestRefusalsInANewMinute(t *testing.T) {
-	withRefusals(t, func(t *testing.T, r *refusing) {
+	withRefusals(t, func(_ *testing.T, r *refusing) {
 		r.refuse(uidOf(7), "ACCESS_DENIED", 10)
 		time.Sleep(time.Minute)
 		r.refuse(uidOf(7), "ACCESS_DENIED", 10)

@@ -141,7 +141,7 @@ func (s *scenario) tear(text string) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	if _, err := f.WriteString(text); err != nil {
 		s.t.Fatal(err)
 	}

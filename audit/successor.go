@@ -40,7 +40,7 @@ func (w *writer) open(random io.Reader) error {
 		return err
 	}
 	if err := w.openLive(file, former, random); err != nil {
-		file.Close()
+		_ = file.Close()
 		return err
 	}
 	return nil
@@ -85,7 +85,7 @@ func (w *writer) openHeadless(file *os.File, end ending, former []formerFile, ra
 		if err := l.sys.remove(l.path); err != nil {
 			return err
 		}
-		file.Close()
+		_ = file.Close()
 		return w.openWithoutLive(former, random)
 	}
 	if _, err := w.chainFrom(former, random); err != nil {
@@ -152,7 +152,7 @@ func (s system) readFormer(path string) (ending, opening, error) {
 	if err != nil {
 		return ending{}, opening{}, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	end, err := s.readEnding(f, path)
 	if err != nil {
 		return ending{}, opening{}, err
@@ -262,11 +262,11 @@ func (w *writer) begin(event Event, reason string, account *former, rotateTo str
 		err = l.sys.move(fresh, l.path)
 	}
 	if err != nil {
-		file.Close()
+		_ = file.Close()
 		return errors.Join(err, l.sys.remove(fresh))
 	}
 	if w.file != nil {
-		w.file.Close() // its content is on disk, or cannot be brought there
+		_ = w.file.Close() // its content is on disk, or cannot be brought there
 	}
 	w.file, w.moved = file, ""
 	w.first, w.size, w.head = head.seq, int64(len(line)), head

@@ -67,7 +67,7 @@ func TestSyncOS(t *testing.T) {
 		}
 		mustAppend(t, l, "c")
 		g.close() // the disk hangs
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		if syncs() != 1 {
 			t.Errorf("%d syncs after the interval, want 1", syncs())

@@ -22,8 +22,7 @@ import (
 // It reads the files and never holds up the writer. fn must not keep line. An
 // error of fn ends Tail and is returned as it is.
 func (l *Log) Tail(ctx context.Context, fromSeq uint64, follow bool, fn func(seq uint64, line []byte) error) error {
-	at, _ := l.await(ctx, 0)
-	last := at.head
+	last := l.stands().head
 	if fromSeq == 0 {
 		fromSeq = last + 1
 	}
@@ -34,7 +33,7 @@ func (l *Log) Tail(ctx context.Context, fromSeq uint64, follow bool, fn func(seq
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			line, err := r.read(last)
+			line, err := r.read()
 			if err != nil {
 				return fmt.Errorf("tail the audit log: %w", err)
 			}
@@ -57,6 +56,13 @@ func (l *Log) Tail(ctx context.Context, fromSeq uint64, follow bool, fn func(seq
 type standing struct {
 	head  uint64 // the last record
 	first uint64 // the first record of the live file
+}
+
+// stands returns where the log stands now.
+func (l *Log) stands() standing {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return standing{l.head.Seq, l.first}
 }
 
 // await returns where the log stands, once there is the record seq.
@@ -95,17 +101,17 @@ type reader struct {
 
 func (r *reader) close() {
 	if r.file != nil {
-		r.file.Close()
+		_ = r.file.Close()
 		r.file = nil
 	}
 }
 
-// read returns the record r.next, which is there since head is at least that,
-// and moves on. The line is valid until the next call.
-func (r *reader) read(head uint64) ([]byte, error) {
+// read returns the record r.next, which was written before, and moves on. The
+// line is valid until the next call.
+func (r *reader) read() ([]byte, error) {
 	for {
 		if r.file == nil {
-			if err := r.open(head); err != nil {
+			if err := r.open(); err != nil {
 				return nil, err
 			}
 		}
@@ -138,12 +144,12 @@ func (r *reader) missing() error {
 
 // open opens the file that holds r.next, a little before it. If there is none,
 // it sets r.next to the oldest record there is.
-func (r *reader) open(head uint64) error {
+func (r *reader) open() error {
 	const tries = 10 // a file may be renamed between listing and opening it
 	var err error
 	for range tries {
 		var path string
-		if path, err = r.find(head); err != nil {
+		if path, err = r.find(); err != nil {
 			return err
 		}
 		var f *os.File
@@ -160,7 +166,7 @@ func (r *reader) open(head uint64) error {
 				return nil
 			}
 		}
-		f.Close()
+		_ = f.Close()
 		if !errors.Is(err, errNotHere) {
 			return err
 		}
@@ -169,8 +175,8 @@ func (r *reader) open(head uint64) error {
 }
 
 // find returns the path of the file that should hold r.next.
-func (r *reader) find(head uint64) (string, error) {
-	live, _ := r.l.await(context.Background(), 0)
+func (r *reader) find() (string, error) {
+	live := r.l.stands()
 	if r.next >= live.first {
 		return r.l.path, nil
 	}

@@ -113,7 +113,7 @@ func TestTailFromWithinALargeFile(t *testing.T) {
 			}
 			return nil
 		})
-		if len(got) == 0 || got[0] != from || len(got) == 2 && (got[1] != from+1 || err != stop) {
+		if len(got) == 0 || got[0] != from || len(got) == 2 && (got[1] != from+1 || err != stop) { //nolint:errorlint // it is returned as it is
 			t.Fatalf("from %d: %v, %v", from, got, err)
 		}
 	}

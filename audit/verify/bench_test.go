@@ -17,7 +17,7 @@ func BenchmarkFiles(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	const size = 64 << 20
 	var written int64
 	out := bufio.NewWriter(f)

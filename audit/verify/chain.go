@@ -3,6 +3,7 @@ package verify
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 )
@@ -54,7 +55,7 @@ type checker struct {
 	lossBefore uint64
 	// tail is what the file before ends in after its last record, if the repair
 	// record of this one accounts for it.
-	tail uint64
+	tail int64
 
 	unknown map[string]bool // members that were noted
 }
@@ -69,7 +70,9 @@ type run struct {
 
 // torn tells whether the run can be what a power loss or a short write leaves at
 // the end of a file.
-func (r *run) torn() bool { return r.cause == errUnfinished || r.cause == errNUL }
+func (r *run) torn() bool {
+	return errors.Is(r.cause, errUnfinished) || errors.Is(r.cause, errNUL)
+}
 
 // check reads f. next is the first file that begins after f does, or nil.
 func (c *checker) check(ctx context.Context, f, next *file) error {
@@ -79,19 +82,19 @@ func (c *checker) check(ctx context.Context, f, next *file) error {
 		claim = &next.first.former
 	}
 	body, met := f.size, claim == nil || claim.tail == 0
-	if !met && claim.tail <= uint64(f.size) {
+	if !met && claim.tail <= f.size {
 		var err error
-		if met, err = f.endsIn(ctx, int64(claim.tail), *claim); err != nil {
+		if met, err = f.endsIn(ctx, claim.tail, *claim); err != nil {
 			return err
 		}
 		if met {
-			body -= int64(claim.tail)
+			body -= claim.tail
 		}
 	}
 	in := newLines(io.NewSectionReader(f, 0, body))
 	for {
 		l, err := in.next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {

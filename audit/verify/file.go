@@ -86,7 +86,7 @@ func (c *checker) readFirst(ctx context.Context, f *file) error {
 			return err
 		}
 		l, err := in.next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
@@ -194,7 +194,7 @@ func (c *checker) accountedFor(ctx context.Context, f *file, files []*file) (boo
 // endsIn tells whether the tail that a accounts for is of n bytes and what f
 // ends in.
 func (f *file) endsIn(ctx context.Context, n int64, a account) (bool, error) {
-	if n <= 0 || a.tail != uint64(n) || n > f.size {
+	if n <= 0 || a.tail != n || n > f.size {
 		return false, nil
 	}
 	sum := sha256.New()
@@ -202,7 +202,7 @@ func (f *file) endsIn(ctx context.Context, n int64, a account) (bool, error) {
 	for buf := make([]byte, bufferSize); ; {
 		read, err := in.Read(buf)
 		sum.Write(buf[:read])
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return hex.EncodeToString(sum.Sum(nil)) == string(a.sum), nil
 		}
 		if err = cmp.Or(err, ctx.Err()); err != nil {

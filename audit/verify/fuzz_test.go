@@ -53,7 +53,7 @@ func testLine(t *testing.T, b []byte) {
 		Hash                      string
 		Log                       string
 		Former                    struct {
-			Tail   uint64 `json:"tail_bytes"`
+			Tail   int64  `json:"tail_bytes"`
 			Sum    string `json:"tail_sha256"`
 			Synced uint64 `json:"synced_seq"`
 		}

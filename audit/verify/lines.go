@@ -40,7 +40,7 @@ func (l *lines) next() (line, error) {
 		l.n++
 		return line{text: text, size: int64(len(text))}, nil
 	}
-	if err == io.EOF && len(text) == 0 {
+	if errors.Is(err, io.EOF) && len(text) == 0 {
 		return line{}, io.EOF
 	}
 	l.n++
@@ -54,7 +54,7 @@ func (l *lines) next() (line, error) {
 		at.size += int64(len(more))
 		at.holdsNUL = at.holdsNUL || bytes.IndexByte(more, 0) >= 0
 	}
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		at.unfinished, err = true, nil
 	}
 	return at, err

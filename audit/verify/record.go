@@ -46,7 +46,7 @@ type record struct {
 
 // account is what a repair record says of the file before it.
 type account struct {
-	tail      uint64
+	tail      int64
 	sum       []byte // of the tail, in hex
 	syncedSeq uint64
 }
@@ -78,7 +78,7 @@ var (
 // what follows the line's place.
 func (p *parser) record(l line, r *record) error {
 	text := l.text
-	if l.unfinished || l.size > maxLine {
+	if l.size > maxLine {
 		return l.damage()
 	}
 	at := len(text) - trailerLen
@@ -330,7 +330,8 @@ func (p *parser) former(r *record) error {
 			_, err = p.text()
 			return 1 << 0, err
 		case "tail_bytes":
-			r.former.tail, err = p.number(math.MaxInt64)
+			n, err := p.number(math.MaxInt64)
+			r.former.tail = int64(n) //nolint:gosec // at most MaxInt64
 			return 1 << 1, err
 		case "tail_sha256":
 			var sum digest
@@ -566,7 +567,7 @@ func (p *parser) escape() bool {
 	return high == '1' || low != '9' && low != 'a' && low != 'd' // tab, newline, return
 }
 
-func isHex(c byte) bool { return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' }
+func isHex(c byte) bool { return isDigit(c) || c >= 'a' && c <= 'f' }
 
 // digest reads a string that is a SHA-256.
 func (p *parser) digest(d *digest) error {
@@ -592,13 +593,29 @@ func (p *parser) time() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(text) == len(timeLayout) && text[19] == '.' { // time.Parse takes a comma too
+	if isTimeForm(text) {
 		if _, err := time.Parse(timeLayout, string(text)); err == nil {
 			return text, nil
 		}
 	}
 	return nil, errors.New("its time is not in RFC 3339, in UTC and with nine decimals")
 }
+
+// isTimeForm tells whether text has digits where timeLayout has, and else is the
+// same. time.Parse takes more: a comma for the point, a sign before decimals.
+func isTimeForm(text []byte) bool {
+	if len(text) != len(timeLayout) {
+		return false
+	}
+	for i, c := range text {
+		if want := timeLayout[i]; isDigit(c) != isDigit(want) || !isDigit(c) && c != want {
+			return false
+		}
+	}
+	return true
+}
+
+func isDigit(c byte) bool { return c >= '0' && c <= '9' }
 
 // number reads an unsigned integer of at most limit, without leading zeros.
 func (p *parser) number(limit uint64) (uint64, error) {

@@ -106,7 +106,7 @@ func Files(ctx context.Context, paths []string, o Options) (*Result, error) {
 	files, err := c.openAll(ctx, paths)
 	defer func() {
 		for _, f := range files {
-			f.Close()
+			_ = f.Close() // it was only read
 		}
 	}()
 	if err != nil {

@@ -188,6 +188,9 @@ func TestTampering(t *testing.T) {
 		{name: "insert a line of a megabyte", tamper: func(j *journal) {
 			j.lines["c"] = slices.Insert(j.lines["c"], 7, strings.Repeat("x", 1<<20)+"\n")
 		}, want: []string{"c:8 seq 28: it is longer than 8192 bytes"}},
+		{name: "insert NUL bytes at the end of a long line", tamper: func(j *journal) {
+			j.lines["c"] = slices.Insert(j.lines["c"], 7, strings.Repeat("x", 300<<10)+"\x00\n")
+		}, want: []string{"c:8 seq 28: it holds NUL bytes"}},
 		{name: "write CRLF", tamper: func(j *journal) { j.lines["c"][5] = strings.Replace(j.lines["c"][5], "\n", "\r\n", 1) },
 			want: []string{"c:6 seq 26: it ends in a carriage return and a newline"}},
 		{name: "write CRLF everywhere", tamper: func(j *journal) {
@@ -410,6 +413,11 @@ func TestLossAfterFailedSync(t *testing.T) {
 		},
 			problems: []string{"a:7 seq 7: it does not end as a record does", "b:1 seq 9: record 8 should stand before it"},
 			notes:    []string{"b:1 seq 9: sync_failed"}},
+		{name: "a copy of the record that says so", loss: func(j *journal) {
+			j.lines["a"] = j.lines["a"][:6]
+			j.lines["b"] = append(j.lines["b"], j.lines["b"][0])
+		}, lost: 2, problems: []string{"b:3 seq 9: record 11 should stand here"},
+			notes: []string{"a:6 seq 0: the file does not end as record 9", "b:1 seq 9: records 7 to 8 are lost", "b:1 seq 9: sync_failed"}},
 		{name: "an edit before what may be lost", loss: func(j *journal) {
 			j.lines["a"] = j.lines["a"][:6]
 			j.lines["a"][1] = strings.Replace(j.lines["a"][1], "tikv", "pump", 1)
@@ -528,6 +536,8 @@ func TestLinesOfNoRecord(t *testing.T) {
 		{"a hash of 63 digits", strings.Replace(record("1", ""), `"prev":"0`, `"prev":"`, 1), "not of 64 hex digits"},
 		{"a hash in capitals", strings.Replace(record("1", ""), `"prev":"0`, `"prev":"A`, 1), "not of 64 lower-case hex digits"},
 		{"a time with an offset", strings.Replace(record("1", ""), `.000000000Z`, `.0000000+00:00`, 1), "its time is not in RFC 3339"},
+		{"a time with a comma", strings.Replace(record("1", ""), `.000000000Z`, `,000000000Z`, 1), "its time is not in RFC 3339"},
+		{"a time with a sign", strings.Replace(record("1", ""), `.000000000Z`, `.+00000000Z`, 1), "its time is not in RFC 3339"},
 		{"a day that there is not", strings.Replace(record("1", ""), `-01-02`, `-02-30`, 1), "its time is not in RFC 3339"},
 		{"a tail of no hash", record("1", `"former":{"tail_bytes":1,"tail_sha256":"0"},`), "not of 64 hex digits"},
 		{"an empty log id", strings.Replace(record("1", ""), logID, "", 1), "its member log is empty"},
@@ -653,7 +663,7 @@ func TestLineBeingWritten(t *testing.T) {
 						t.Error(err)
 						return
 					}
-					defer f.Close()
+					defer func() { _ = f.Close() }()
 					// And more records than were there when the check began.
 					if _, err := f.WriteString(last[120:] + last + last[:50]); err != nil {
 						t.Error(err)
