@@ -3,6 +3,7 @@ package admin_test
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -148,7 +149,7 @@ func TestUnknownPaths(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	if _, err := io.WriteString(conn, "OPTIONS * HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"); err != nil {
 		t.Fatal(err)
 	}
@@ -184,14 +185,16 @@ func TestSlowRequests(t *testing.T) {
 				go func() { _, _ = io.WriteString(near, text) }()
 				began := time.Now()
 				_, _ = io.Copy(io.Discard, near) // until the server has closed it
-				near.Close()
+				_ = near.Close()
 				if stayed := time.Since(began); stayed > 2*time.Minute {
 					t.Errorf("it stayed for %v", stayed)
 				}
 				if err := server.Close(); err != nil {
 					t.Error(err)
 				}
-				<-served
+				if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+					t.Error(err)
+				}
 			})
 		})
 	}

@@ -190,7 +190,7 @@ func (f *fixture) request(method, path string, header http.Header) answer {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	defer res.Body.Close()
+	defer func() { _ = res.Body.Close() }()
 	body, err := io.ReadAll(res.Body)
 	if err != nil {
 		f.t.Fatal(err)

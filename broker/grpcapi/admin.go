@@ -28,12 +28,12 @@ func (s *admin) GetStatus(ctx context.Context, _ *keybrokerv1.GetStatusRequest) 
 		ConfigSha256:   st.ConfigSHA256,
 		ConfigLoadedAt: timestamp(st.ConfigLoadedAt),
 		Keys:           keyInfos(st.Keys),
-		Cache:          &keybrokerv1.CacheStatus{Entries: uint64(st.CacheEntries), Capacity: uint64(st.CacheCapacity)},
+		Cache:          &keybrokerv1.CacheStatus{Entries: count(st.CacheEntries), Capacity: count(st.CacheCapacity)},
 		Audit: &keybrokerv1.AuditStatus{
 			Path: st.Audit.File, HeadSeq: st.Audit.Seq, HeadHash: hex.EncodeToString(st.Audit.Hash[:]),
 		},
 		Memory: &keybrokerv1.MemoryStatus{
-			Arena: string(st.Memory.Kind), ArenaBytes: uint64(st.Memory.Bytes), ArenaUsedBytes: uint64(st.Memory.UsedBytes),
+			Arena: string(st.Memory.Kind), ArenaBytes: count(st.Memory.Bytes), ArenaUsedBytes: count(st.Memory.UsedBytes),
 		},
 	}
 	if st.Audit.Err != nil {
@@ -57,7 +57,7 @@ func (s *admin) GetStatus(ctx context.Context, _ *keybrokerv1.GetStatusRequest) 
 
 func (s *admin) PurgeCache(ctx context.Context, req *keybrokerv1.PurgeCacheRequest) (*keybrokerv1.PurgeCacheResponse, error) {
 	n, err := s.broker.Purge(ctx, callOf(ctx, "PurgeCache"), req.GetKeyName(), req.GetForce())
-	return answer(&keybrokerv1.PurgeCacheResponse{Purged: uint64(n)}, err)
+	return answer(&keybrokerv1.PurgeCacheResponse{Purged: count(n)}, err)
 }
 
 func (s *admin) Reload(ctx context.Context, _ *keybrokerv1.ReloadRequest) (*keybrokerv1.ReloadResponse, error) {
@@ -79,4 +79,8 @@ func timestamp(t time.Time) *timestamppb.Timestamp {
 		return nil
 	}
 	return timestamppb.New(t)
+}
+
+func count(n int) uint64 {
+	return uint64(n) //nolint:gosec // numbers of things are never negative
 }

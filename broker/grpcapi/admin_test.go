@@ -163,7 +163,7 @@ func TestTailAudit(t *testing.T) {
 	}
 	for seq := uint64(1); ; seq++ {
 		r, err := stream.Recv()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			if int(seq) <= len(want) {
 				t.Errorf("the tail ended before record %d", seq)
 			}

@@ -50,16 +50,16 @@ func (authInfo) AuthType() string { return "keybroker-peer" }
 // the connection.
 func (c peerCredentials) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	if unix, ok := conn.(*peer.Conn); ok {
-		return wipingConn{unix}, newAuthInfo(unix.Peer()), nil
+		return &wipingConn{Conn: unix}, newAuthInfo(unix.Peer()), nil
 	}
 	secured, p, err := c.proveTLS(conn)
 	if err != nil {
-		if err != io.EOF { // closed before a byte was sent: a probe of the port
+		if !errors.Is(err, io.EOF) { // closed before a byte was sent: a probe of the port
 			c.refused(peer.Identity{Network: peer.TLS, Addr: conn.RemoteAddr().String()}, err)
 		}
 		return nil, nil, err
 	}
-	return wipingConn{secured}, newAuthInfo(p), nil
+	return &wipingConn{Conn: secured}, newAuthInfo(p), nil
 }
 
 func (c peerCredentials) proveTLS(conn net.Conn) (net.Conn, *peer.Peer, error) {

@@ -67,7 +67,7 @@ func (f *fixture) inherit() *inherited {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	defer unix.Close(pair[0])
+	defer func() { _ = unix.Close(pair[0]) }()
 	theirs := os.NewFile(uintptr(pair[1]), "pair")
 	child := exec.Command("/proc/self/exe")
 	child.Env = append(os.Environ(), callerSocket+"="+f.socket)
@@ -80,14 +80,14 @@ func (f *fixture) inherit() *inherited {
 	if err := child.Start(); err != nil {
 		f.t.Fatal(err)
 	}
-	theirs.Close()
+	_ = theirs.Close()
 	exited := false
 	exit := func() {
 		if exited {
 			return
 		}
 		exited = true
-		stdin.Close()
+		_ = stdin.Close()
 		if err := child.Wait(); err != nil {
 			f.t.Errorf("the caller: %v", err)
 		}
@@ -127,7 +127,7 @@ func receive(fd int) (net.Conn, error) {
 		return nil, err
 	}
 	file := os.NewFile(uintptr(fds[0]), "inherited")
-	defer file.Close()
+	defer func() { _ = file.Close() }()
 	return net.FileConn(file)
 }
 
@@ -139,13 +139,13 @@ func needPeerPIDFD(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(pair[0])
-	defer unix.Close(pair[1])
+	defer func() { _ = unix.Close(pair[0]) }()
+	defer func() { _ = unix.Close(pair[1]) }()
 	fd, err := unix.GetsockoptInt(pair[0], unix.SOL_SOCKET, unix.SO_PEERPIDFD)
 	if err != nil {
 		t.Skip("needs SO_PEERPIDFD (Linux 6.5): ", err)
 	}
-	unix.Close(fd)
+	_ = unix.Close(fd)
 }
 
 // TestCallerExited: a connection is worth nothing to whoever holds it once the
@@ -193,14 +193,14 @@ func TestStreamsOfExitedCaller(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			before := len(f.records())
 			conn.exit()
 			if tc.goesOn {
 				f.generate("tikv", nil)
 			}
-			before := len(f.records())
 			wantReason(t, recv(), broker.AccessDenied)
 			var denied []record
-			for _, r := range f.records()[before-1:] {
+			for _, r := range f.records()[before:] {
 				if r.Outcome == "denied" {
 					denied = append(denied, r)
 				}

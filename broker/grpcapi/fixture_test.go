@@ -172,7 +172,7 @@ func (f *fixture) dial(opts ...grpc.DialOption) *grpc.ClientConn {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	f.t.Cleanup(func() { conn.Close() })
+	f.t.Cleanup(func() { _ = conn.Close() })
 	return conn
 }
 
@@ -296,13 +296,31 @@ func withPolicy(clients ...policy.Client) func(*fixture) {
 	return func(f *fixture) { f.settings.Policy = newPolicy(f.t, clients...) }
 }
 
-// observer is a broker.Observer of which a test can ask to panic when it is told
-// of the end of a call, outside of all that the broker guards.
-type observer struct{ panics atomic.Int32 }
+// observer is a broker.Observer of which a test can ask to panic, or to wait, when
+// it is told of the end of a call, outside of all that the broker guards.
+type observer struct {
+	panics atomic.Int32
+	held   atomic.Pointer[hang]
+}
+
+// hold makes calls wait at their end until goOn is called. ended tells that one
+// does.
+func (o *observer) hold() (ended <-chan struct{}, goOn func()) {
+	h := newHang()
+	o.held.Store(h)
+	return h.met, func() {
+		o.held.Store(nil)
+		close(h.resumed)
+	}
+}
 
 func (o *observer) Request(_, _, _, _ string, _ broker.Code, _ time.Duration) {
 	if n := o.panics.Load(); n > 0 && o.panics.CompareAndSwap(n, n-1) {
 		panic("as the test asked")
+	}
+	if h := o.held.Load(); h != nil {
+		h.meet.Do(func() { close(h.met) })
+		<-h.resumed
 	}
 }
 func (*observer) Lookup(_, _ string)                          {}

@@ -78,7 +78,7 @@ func (g *guard) stream(s grpc.StreamDesc) grpc.StreamHandler {
 		defer release()
 		err = s.Handler(srv, bound)
 		switch {
-		case bound.bad != nil && !(s.ClientStreams && bound.bad == io.EOF):
+		case bound.bad != nil && (!s.ClientStreams || !errors.Is(bound.bad, io.EOF)):
 			return g.refuseUnreadable(ctx, s.StreamName, bound.bad)
 		case bound.endedBy(errExited) && status.Code(err) != codes.PermissionDenied:
 			// Not yet recorded. The broker finds the same, and words it.
@@ -91,7 +91,7 @@ func (g *guard) stream(s grpc.StreamDesc) grpc.StreamHandler {
 }
 
 // unknownMethod refuses what the API does not have.
-func (g *guard) unknownMethod(_ any, stream grpc.ServerStream) (err error) {
+func (g *guard) unknownMethod(_ any, stream grpc.ServerStream) error {
 	return g.refuse(stream.Context(), "unknown", broker.InvalidArgument, "this broker has no such method; is the client newer than the broker?")
 }
 

@@ -26,12 +26,14 @@ type fakeWrap struct {
 	plaintext []byte
 }
 
-// hang is a KMS that does not answer.
+// hang is something that does not answer until it is resumed.
 type hang struct {
-	met     chan struct{} // closed once a call hangs
+	met     chan struct{} // closed once somebody waits
 	meet    sync.Once
 	resumed chan struct{}
 }
+
+func newHang() *hang { return &hang{met: make(chan struct{}), resumed: make(chan struct{})} }
 
 func newFakeKMS() *fakeKMS { return &fakeKMS{stored: map[string]fakeWrap{}} }
 
@@ -45,7 +47,7 @@ func (k *fakeKMS) up() { k.fail.Store(nil) }
 // hang makes wraps and unwraps wait for resume, or for their deadline. The
 // channel tells that one does.
 func (k *fakeKMS) hang() <-chan struct{} {
-	h := &hang{met: make(chan struct{}), resumed: make(chan struct{})}
+	h := newHang()
 	k.hanging.Store(h)
 	return h.met
 }

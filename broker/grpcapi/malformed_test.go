@@ -262,7 +262,7 @@ func TestNotHTTP2(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	if _, err := io.WriteString(conn, "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"+strings.Repeat("x", 1<<10)); err != nil {
 		t.Fatal(err)
 	}
@@ -297,7 +297,7 @@ func TestReflection(t *testing.T) {
 	if err := stream.CloseSend(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := stream.Recv(); err != io.EOF {
+	if _, err := stream.Recv(); !errors.Is(err, io.EOF) {
 		t.Errorf("the end: %v", err)
 	}
 	if n := len(f.records()) - before; n != 0 {
@@ -318,7 +318,7 @@ func (f *fixture) awaitRecord(is func(record) bool) {
 		}
 		return nil
 	})
-	if err != found {
+	if !errors.Is(err, found) {
 		f.t.Errorf("the record did not come: %v", err)
 	}
 }

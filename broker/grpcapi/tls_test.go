@@ -117,7 +117,7 @@ func TestTLSRefused(t *testing.T) {
 			if status.Code(err) != codes.Unavailable {
 				t.Errorf("got %v, want UNAVAILABLE", err)
 			}
-			conn.Close()
+			_ = conn.Close()
 			f.stop() // waits for the handshakes
 			if n := len(f.records()) - before; n != 0 {
 				t.Errorf("%d records of calls that cannot have been", n)
@@ -142,7 +142,7 @@ func TestTLSRefusedByNobody(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	if n, _ := io.Copy(io.Discard, conn); n != 0 {
 		t.Errorf("%d bytes came before the connection was closed", n)
 	}
@@ -161,7 +161,7 @@ func TestProbe(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, _ = io.Copy(io.Discard, conn) // until the server has closed it
-	conn.Close()
+	_ = conn.Close()
 	f.stop()
 	if all := told.all(); len(all) != 0 {
 		t.Errorf("told of %v", all)
@@ -213,7 +213,7 @@ func TestSilence(t *testing.T) {
 				if stayed := time.Since(began); stayed != tc.within {
 					t.Errorf("it stayed for %v, want %v", stayed, tc.within)
 				}
-				near.Close()
+				_ = near.Close()
 				s.Stop(t.Context())
 				if err := <-served; err != nil {
 					t.Error(err)
@@ -266,7 +266,7 @@ func (f *fixture) dialTCP(addr string, cfg *tls.Config) keybrokerv1.KeyBrokerCli
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	f.t.Cleanup(func() { conn.Close() })
+	f.t.Cleanup(func() { _ = conn.Close() })
 	return keybrokerv1.NewKeyBrokerClient(conn)
 }
 

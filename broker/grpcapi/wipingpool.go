@@ -8,21 +8,14 @@ import "google.golang.org/grpc/mem"
 const minBuffer = 2 << 10
 
 // wipingPool hands out buffers for messages and wipes them when they come back.
-type wipingPool struct{ tiers mem.BufferPool }
+type wipingPool struct{ mem.BufferPool }
 
 func newWipingPool() mem.BufferPool {
 	return wipingPool{mem.NewTieredBufferPool(minBuffer, 16<<10, 64<<10, 1<<20)}
 }
 
-// Get implements mem.BufferPool.
-func (p wipingPool) Get(length int) *[]byte {
-	buf := p.tiers.Get(max(length, minBuffer))
-	*buf = (*buf)[:length]
-	return buf
-}
-
 // Put implements mem.BufferPool.
 func (p wipingPool) Put(buf *[]byte) {
 	clear((*buf)[:cap(*buf)])
-	p.tiers.Put(buf)
+	p.BufferPool.Put(buf)
 }

@@ -52,14 +52,6 @@ type requestSeries struct {
 	took  prometheus.Observer
 }
 
-// Buckets of the classic histograms, in seconds: a cached call takes tens of
-// microseconds, one to a distant KMS hundreds of milliseconds.
-var (
-	requestBuckets = []float64{.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
-	backendBuckets = []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
-	syncBuckets    = []float64{.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5}
-)
-
 // Of native histograms: the growth from one bucket to the next (10 %), how many
 // there are at most, and how soon they are reset rather than made coarser.
 const (
@@ -71,6 +63,11 @@ const (
 // New returns metrics that are all at zero, but for the configuration: it was
 // read. The arguments label keybroker_build_info.
 func New(version, revision, goVersion string) *Metrics {
+	// Buckets of the classic histograms, in seconds: a cached call takes tens of
+	// microseconds, one to a distant KMS hundreds of milliseconds.
+	requestBuckets := []float64{.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
+	backendBuckets := []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
+	syncBuckets := []float64{.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5}
 	m := &Metrics{
 		Registry: prometheus.NewRegistry(),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
