@@ -103,8 +103,8 @@ func TestRefusedRequests(t *testing.T) {
 // Without any right on a name, nobody can tell whether there is such a key.
 func TestNoOracleForKeyNames(t *testing.T) {
 	f := newFixture(t)
-	there := wantReason(t, f.tryGenerate("other", 32)(by(uidTiKV)), broker.AccessDenied)
-	not := wantReason(t, f.tryGenerate("otter", 32)(by(uidTiKV)), broker.AccessDenied)
+	there := wantError(t, f.tryGenerate("other", 32)(by(uidTiKV)), broker.AccessDenied)
+	not := wantError(t, f.tryGenerate("otter", 32)(by(uidTiKV)), broker.AccessDenied)
 	if strings.ReplaceAll(there.Message, "other", "otter") != not.Message {
 		t.Errorf("%q and %q differ", there.Message, not.Message)
 	}
@@ -175,7 +175,7 @@ func TestSealedKMSServesWhatIsCached(t *testing.T) {
 	if err != nil || u.Source != cache.Stale {
 		t.Fatalf("a stale key in an outage: %v, source %v", err, u.Source)
 	}
-	e := wantReason(t, f.tryGenerate("other", 32)(by(uidOther)), broker.BackendUnavailable)
+	e := wantError(t, f.tryGenerate("other", 32)(by(uidOther)), broker.BackendUnavailable)
 	if e.RetryAfter <= 0 {
 		t.Error("an outage without a hint when to try again")
 	}
@@ -212,7 +212,7 @@ func TestWhatEachClassBecomes(t *testing.T) {
 			}
 			f.one.failUnwrap.Store(backends.Errorf(class, "unwrap", "a", "as the test asked"))
 			_, err := f.unwrap(wrapped, nil)
-			e := wantReason(t, err, want)
+			e := wantError(t, err, want)
 			if !strings.Contains(e.Message, "one") || !strings.Contains(e.Message, class.String()) {
 				t.Errorf("the message names neither the backend nor the class: %q", e.Message)
 			}
@@ -313,7 +313,7 @@ func TestRecipients(t *testing.T) {
 		f.reload()
 		asked := f.one.unwraps.Load()
 		_, err := f.unwrap(wrapped, nil)
-		e := wantReason(t, err, broker.NoBackend)
+		e := wantError(t, err, broker.NoBackend)
 		for _, part := range []string{f.one.ref("a"), "keys.tikv.former_recipients"} {
 			if !strings.Contains(e.Message, part) {
 				t.Errorf("the message does not name %s: %s", part, e.Message)
@@ -639,7 +639,7 @@ func TestReload(t *testing.T) {
 		good := f.settings
 		f.settings.Keys = []broker.Key{newKey("tikv", "nowhere/a")}
 		_, err := f.Reload(t.Context(), by(uidOps))
-		e := wantReason(t, err, broker.InvalidArgument)
+		e := wantError(t, err, broker.InvalidArgument)
 		if !strings.Contains(e.Message, "nowhere") {
 			t.Errorf("the message does not say what is wrong: %s", e.Message)
 		}

@@ -113,7 +113,7 @@ func (b *Broker) probeDue() {
 // jittered spreads the checks of many brokers over a tenth of their interval, so
 // that they do not all meet a KMS at once. It needs no secrecy.
 func jittered(d time.Duration) time.Duration {
-	return d - time.Duration(rand.Int64N(int64(d)/10+1))
+	return d - time.Duration(rand.Int64N(int64(d)/10+1)) //nolint:gosec // it needs no secrecy
 }
 
 // tried notes how a recipient did in a call. Opening anything shows that it

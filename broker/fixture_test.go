@@ -145,7 +145,13 @@ func (f *fixture) unwrap(wrapped []byte, ctx map[string]string) (broker.Unwrappe
 }
 
 // wantReason fails the test unless err is an *Error with this reason.
-func wantReason(t *testing.T, err error, want broker.Reason) *broker.Error {
+func wantReason(t *testing.T, err error, want broker.Reason) {
+	t.Helper()
+	_ = wantError(t, err, want)
+}
+
+// wantError is wantReason, and returns the *Error.
+func wantError(t *testing.T, err error, want broker.Reason) *broker.Error {
 	t.Helper()
 	var e *broker.Error
 	if !errors.As(err, &e) {
@@ -195,7 +201,7 @@ func newFakeKMS(name string) *fakeKMS {
 
 func (k *fakeKMS) ref(key string) string { return "ref:" + k.name + "/" + key }
 
-func (k *fakeKMS) Wrap(ctx context.Context, req backends.WrapRequest) (backends.Wrapped, error) {
+func (k *fakeKMS) Wrap(_ context.Context, req backends.WrapRequest) (backends.Wrapped, error) {
 	k.wraps.Add(1)
 	if f := k.onWrap.Load(); f != nil {
 		(*f)()

@@ -40,11 +40,11 @@ var errPanicked = errors.New("cache: the loader panicked")
 type Source uint8
 
 const (
-	// Loaded: by this call or by one that it waited for.
+	// Loaded is by this call or by one that it waited for.
 	Loaded Source = iota
-	// Fresh: from the cache, within its TTL.
+	// Fresh is from the cache, within its TTL.
 	Fresh
-	// Stale: from the cache past its TTL, because loading it again failed by an
+	// Stale is from the cache past its TTL, because loading it again failed by an
 	// outage.
 	Stale
 )

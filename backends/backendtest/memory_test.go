@@ -98,12 +98,12 @@ func newAEAD() cipher.AEAD {
 }
 
 func (k *memory) error(class backends.Class, op, key string, cause error) error {
-	switch {
-	case k.fault == bareErrors:
+	switch k.fault {
+	case bareErrors:
 		return fmt.Errorf("%s %q: %w", op, key, cause)
-	case k.fault == namesNoKey:
+	case namesNoKey:
 		key = ""
-	case k.fault == tellsPlaintext:
+	case tellsPlaintext:
 		cause = fmt.Errorf("%w: %x", cause, k.last)
 	}
 	return &backends.Error{Class: class, Op: op, Key: key, Err: cause}

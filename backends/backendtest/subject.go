@@ -110,7 +110,7 @@ func (s *subject) tellsNothing(what string, err error, secret []byte) {
 	if len(secret) < 16 {
 		return
 	}
-	list := strings.Trim(fmt.Sprint(secret), "[]")
+	list := strings.Trim(fmt.Sprintf("%d", secret), "[]")
 	whole := secret[:len(secret)/3*3] // base64 of what begins with it begins alike
 	forms := []string{
 		string(secret), strings.Trim(strconv.Quote(string(secret)), `"`),

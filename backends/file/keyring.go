@@ -30,13 +30,13 @@ const (
 type State string
 
 const (
-	// Active: the newest active version wraps, all of them unwrap.
+	// Active versions are in use: the newest one wraps, all of them unwrap.
 	Active State = "active"
-	// Retired: it does neither, until it is activated again.
+	// Retired versions do neither, until they are activated again.
 	Retired State = "retired"
 )
 
-// ErrDamaged: a keyring file is not what was written. It is left as it is.
+// ErrDamaged means that a keyring file is not what was written. It is left as it is.
 var ErrDamaged = errors.New("the keyring file is damaged; move it away and restore it from a backup (keybroker keyring restore)")
 
 // keyring is the content of one key's file.

@@ -23,8 +23,8 @@ const (
 // errNoKey: the keyring is there, but has no such key.
 var errNoKey = fmt.Errorf("there is no such key: %w", fs.ErrNotExist)
 
-// PermissionError: somebody else may read or change keys, or this process may
-// not.
+// PermissionError means that somebody else may read or change keys, or that this
+// process may not.
 type PermissionError struct {
 	// Path is the file or directory, Why what is wrong and how to mend it.
 	Path, Why string
@@ -65,7 +65,7 @@ func read(dir, key string) (*keyring, fs.FileInfo, error) {
 	if err != nil {
 		return nil, nil, mayNot(path, err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	// Another file may have come into its place.
 	info, err := f.Stat()
 	if err != nil {

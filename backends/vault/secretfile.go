@@ -26,7 +26,7 @@ func readSecret(path string) ([]byte, error) {
 	}
 	var f *os.File
 	if err == nil {
-		f, err = os.Open(path) //nolint:gosec // the config names it
+		f, err = os.Open(path)
 	}
 	if err != nil {
 		return nil, unusable("cannot be read: " + cause(err))

@@ -14,7 +14,7 @@ import (
 func refused(t *testing.T, what string, b, ik []byte, context envelope.Pairs) {
 	t.Helper()
 	plaintext, err := unwrap(b, ik, context)
-	if plaintext != nil || !(errors.Is(err, envelope.ErrInvalid) || errors.Is(err, envelope.ErrCommitment) || errors.Is(err, envelope.ErrOpen)) {
+	if known := errors.Is(err, envelope.ErrInvalid) || errors.Is(err, envelope.ErrCommitment) || errors.Is(err, envelope.ErrOpen); plaintext != nil || !known {
 		t.Fatalf("%s: %x, %v", what, plaintext, err)
 	}
 }
@@ -81,7 +81,7 @@ func TestContextIsBound(t *testing.T) {
 			switch {
 			case i == j && (err != nil || !bytes.Equal(plaintext, testPlaintext(16))):
 				t.Errorf("%q: %x, %v", sealed, plaintext, err)
-			case i != j && (plaintext != nil || err != envelope.ErrOpen):
+			case i != j && (plaintext != nil || !errors.Is(err, envelope.ErrOpen)):
 				t.Errorf("sealed with %q, opened with %q: %x, %v", sealed, opened, plaintext, err)
 			}
 		}
@@ -154,7 +154,7 @@ func TestNothingCanBeSwapped(t *testing.T) {
 			}
 			test.change(&k)
 			plaintext, err := unwrap(k.bytes(), ik, envelope.Pairs{})
-			if plaintext != nil || err != test.want {
+			if plaintext != nil || !errors.Is(err, test.want) {
 				t.Fatalf("%x, %v, want %v", plaintext, err, test.want)
 			}
 		})
@@ -178,10 +178,10 @@ func TestAnotherIKIsRefusedBeforeItIsUsed(t *testing.T) {
 		wrong = append(wrong, flipped)
 	}
 	for _, w := range wrong {
-		if err := e.IK().Verify(w); err != envelope.ErrCommitment {
+		if err := e.IK().Verify(w); !errors.Is(err, envelope.ErrCommitment) {
 			t.Errorf("Verify with %d wrong bytes: %v", len(w), err)
 		}
-		if plaintext, err := e.Open(w, envelope.Pairs{}); plaintext != nil || err != envelope.ErrOpen {
+		if plaintext, err := e.Open(w, envelope.Pairs{}); plaintext != nil || !errors.Is(err, envelope.ErrOpen) {
 			t.Errorf("Open with %d wrong bytes: %x, %v", len(w), plaintext, err)
 		}
 	}

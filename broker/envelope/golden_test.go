@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -157,7 +158,7 @@ func TestGolden(t *testing.T) {
 			// The wrong context opens nothing.
 			other := context.Map()
 			other["not in the vector"] = ""
-			if plaintext, err := unwrap(v.Envelope, v.IK, mustPairs(t, other)); plaintext != nil || err != envelope.ErrOpen {
+			if plaintext, err := unwrap(v.Envelope, v.IK, mustPairs(t, other)); plaintext != nil || !errors.Is(err, envelope.ErrOpen) {
 				t.Errorf("another context: %x, %v", plaintext, err)
 			}
 		})

@@ -16,9 +16,9 @@ import (
 type Network uint8
 
 const (
-	// Unix: over a unix socket. UID, GID and Groups say who it is.
+	// Unix is over a unix socket. UID, GID and Groups say who it is.
 	Unix Network = iota + 1
-	// TLS: over mutual TLS. SPIFFEID and DNSNames say who it is.
+	// TLS is over mutual TLS. SPIFFEID and DNSNames say who it is.
 	TLS
 )
 

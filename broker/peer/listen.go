@@ -5,7 +5,7 @@ import (
 	"io/fs"
 )
 
-// ErrInUse: another process serves the socket.
+// ErrInUse means that another process serves the socket.
 var ErrInUse = errors.New("another process serves this socket; stop it, or configure another path")
 
 // Config says which socket ListenUnix makes.

@@ -115,7 +115,7 @@ func makePrivate(dir string) error {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
 	}
-	return os.Chmod(dir, 0o700)
+	return os.Chmod(dir, 0o700) //nolint:gosec // a directory, which only its owner can enter
 }
 
 // removePrivate removes what makePrivate made and a socket in it, and nothing
@@ -155,7 +155,7 @@ func listenIn(dir string) (*net.UnixListener, error) {
 		if err != nil {
 			return nil, err
 		}
-		defer d.Close()
+		defer func() { _ = d.Close() }()
 		path = "/proc/self/fd/" + strconv.Itoa(int(d.Fd())) + "/" + socketName
 	}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
@@ -218,7 +218,7 @@ func checkDir(dir string) error {
 
 // lockFile takes the lock that whoever serves the socket holds.
 func lockFile(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600) //nolint:gosec // beside what the config names
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	switch {
 	case errors.Is(err, unix.ELOOP):
 		return nil, fmt.Errorf("the lock file %s is a symbolic link; remove it", path)

@@ -7,7 +7,8 @@ import (
 	"sync"
 )
 
-// ErrTooMany: the user who connected has Options.MaxPerUID connections open.
+// ErrTooMany means that the user who connected has Options.MaxPerUID connections
+// open.
 var ErrTooMany = errors.New("this user has too many connections open; let him close some, or use one for all calls")
 
 // Options say how a Listener treats connections.

@@ -5,12 +5,12 @@ import (
 	"sync"
 )
 
-// ErrExited: the process that opened the connection has exited. Whoever uses the
-// connection now is somebody else.
+// ErrExited means that the process that opened the connection has exited. Whoever
+// uses the connection now is somebody else.
 var ErrExited = errors.New("the process that opened this connection has exited")
 
-// ErrUnsupported: this system does not tell who is at the other end of a unix
-// socket in a way that can be trusted.
+// ErrUnsupported means that this system does not tell who is at the other end of a
+// unix socket in a way that can be trusted.
 var ErrUnsupported = errors.New("callers on unix sockets are only known on Linux")
 
 // Peer is the other end of a connection. It is safe for concurrent use.

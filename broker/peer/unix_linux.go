@@ -51,7 +51,7 @@ const overflowID = 65534
 // sysctlID is what the kernel is set to show instead. Where that cannot be read
 // (systemd's ProcSubset=pid hides it) it is taken for the default.
 func sysctlID(path string) uint32 {
-	text, err := os.ReadFile(path) //nolint:gosec // one of two
+	text, err := os.ReadFile(path)
 	if err != nil {
 		return overflowID
 	}

@@ -9,15 +9,15 @@ import (
 	"github.com/keybroker/keybroker/broker/peer"
 )
 
-// ErrNoClient: no client in the config matches the caller.
+// ErrNoClient means that no client in the config matches the caller.
 var ErrNoClient = errors.New("no client matches the caller")
 
 // NoClientError is ErrNoClient, with who was not found.
 type NoClientError struct {
 	// Caller is what the kernel or TLS proved about the caller.
 	Caller string
-	// Overflow: the caller's uid has no name in the broker's user namespace, so no
-	// client could ever match it.
+	// Overflow means that the caller's uid has no name in the broker's user
+	// namespace, so that no client could ever match it.
 	Overflow bool
 }
 
@@ -32,8 +32,8 @@ func (e *NoClientError) Error() string {
 // Unwrap returns ErrNoClient.
 func (e *NoClientError) Unwrap() error { return ErrNoClient }
 
-// AmbiguousError: more than one client matches the caller, so that it is not
-// known which rules and which name in the audit are his.
+// AmbiguousError means that more than one client matches the caller, so that it is
+// not known which rules and which name in the audit are his.
 type AmbiguousError struct {
 	// Clients are the names of all that match, sorted; at least two.
 	Clients []string

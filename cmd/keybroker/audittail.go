@@ -53,7 +53,7 @@ func (e *Env) tail(ctx context.Context, c *client, opts *options, req *keybroker
 		case errors.Is(err, io.EOF):
 			return nil
 		case status.Code(err) == codes.Canceled && ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // interrupted: the usual end of --follow
 		case err != nil:
 			return err
 		}

@@ -74,7 +74,7 @@ func serve(ctx context.Context, env *Env, opts serveOptions) error {
 	if err != nil {
 		return err
 	}
-	defer arena.Close()
+	defer func() { _ = arena.Close() }()
 	if w := arena.Warning(); w != "" {
 		d.log.Warn("key bytes are not in locked memory", "cause", w)
 	}
@@ -86,7 +86,7 @@ func serve(ctx context.Context, env *Env, opts serveOptions) error {
 	w := &wiring{path: opts.config, log: d.log, metrics: d.metrics, started: d.cfg}
 	settings, err := w.settings(d.cfg)
 	if err != nil {
-		return errors.Join(err, d.closeAudit())
+		return errors.Join(err, d.closeAudit(ctx))
 	}
 	d.broker, err = broker.New(ctx, broker.Options{
 		Version: versionText(), BootID: bootclock.BootID(), Load: w.load, Audit: d.audit, Arena: arena,
@@ -94,7 +94,7 @@ func serve(ctx context.Context, env *Env, opts serveOptions) error {
 		Now: time.Now, Uptime: bootclock.Now, Random: rand.Reader, Logger: d.log, Observer: d.metrics,
 	}, settings)
 	if err != nil {
-		return errors.Join(err, d.closeAudit())
+		return errors.Join(err, d.closeAudit(ctx))
 	}
 	err = d.run(ctx)
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
@@ -130,7 +130,7 @@ func (d *daemon) run(ctx context.Context) error {
 		Gatherer: d.metrics.Registry, Serves: d.broker.Serves,
 		Auditing: func() error { return d.audit.Head().Err },
 	})
-	doors, err := openDoors(d.cfg.Listen, d.log, d.refused)
+	doors, err := openDoors(d.cfg.Listen, d.log, d.refused) //nolint:contextcheck // what it dials is local and answers at once
 	if err != nil {
 		return err
 	}
@@ -153,7 +153,7 @@ func (d *daemon) run(ctx context.Context) error {
 		<-ctx.Done()
 		d.log.Info("draining")
 		notifyStopping()
-		drain, cancel := context.WithTimeout(context.Background(), drainTimeout)
+		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
 		defer cancel()
 		grpcServer.Stop(drain)
 		return adminServer.Shutdown(drain)
@@ -189,8 +189,9 @@ func (d *daemon) reloadOnHangup(ctx context.Context) error {
 	}
 }
 
-func (d *daemon) closeAudit() error {
-	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+// closeAudit closes the log, also if ctx has ended.
+func (d *daemon) closeAudit(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
 	return d.audit.Close(ctx)
 }

@@ -24,7 +24,7 @@ func (e *Env) read(name, what string) ([]byte, error) {
 		if err != nil {
 			return nil, usageError(err)
 		}
-		defer f.Close()
+		defer func() { _ = f.Close() }()
 		in, source = f, name
 	} else if e.StdinTerminal {
 		fmt.Fprintf(e.Stderr, "reading %s from the terminal; end it with Ctrl-D\n", what)

@@ -64,7 +64,7 @@ func ageRecipients(given []string, path string) ([]age.Recipient, error) {
 		if err != nil {
 			return nil, usageError(err)
 		}
-		defer f.Close()
+		defer func() { _ = f.Close() }()
 		to, err := backup.ParseRecipients(f)
 		if err != nil {
 			return nil, usageError(fmt.Errorf("%s: %w", path, err))
@@ -100,7 +100,7 @@ is restored.`,
 			if err != nil {
 				return usageError(err)
 			}
-			defer f.Close()
+			defer func() { _ = f.Close() }()
 			restored, err := backup.Restore(k.dir, f, identities...)
 			if err != nil {
 				return err

@@ -17,7 +17,7 @@ const (
 
 // run runs the program with args and returns its exit code.
 func run(ctx context.Context, env *Env, args []string) int {
-	root := newRootCommand(env)
+	root := newRootCommand(env) //nolint:contextcheck // commands get theirs from ExecuteContext
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if err != nil {

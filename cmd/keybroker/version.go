@@ -9,7 +9,7 @@ import (
 )
 
 // version is set by the linker (Makefile).
-var version = "" //nolint:gochecknoglobals // -X sets package variables only
+var version = ""
 
 // versionText is the program's version.
 func versionText() string {

@@ -37,7 +37,7 @@ func Load(path string) (*Config, error) {
 // may have taken its name since.
 func (w *walker) read(path string) ([]byte, bool) {
 	// A named pipe would else block until someone writes to it.
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) //nolint:gosec // the operator names it
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		w.whole(reason(err), "a configuration file that the broker's user may read")
 		return nil, false

@@ -31,7 +31,7 @@ func memory(h Host) Finding {
 	if err != nil {
 		return Finding{subject, Bad, err.Error()}
 	}
-	defer arena.Close()
+	defer func() { _ = arena.Close() }()
 	switch warning := arena.Warning(); {
 	case warning == "":
 		return Finding{subject, Good, fmt.Sprintf("%d KiB of %s", h.ArenaBytes>>10, arena.Stats().Kind)}
@@ -99,7 +99,7 @@ func disk(dir string) Finding {
 	if err := unix.Statfs(dir, &st); err != nil {
 		return Finding{subject, Bad, fmt.Sprintf("%s: %v", dir, err)}
 	}
-	free := st.Bavail * uint64(st.Bsize)
+	free := st.Bavail * uint64(st.Bsize) //nolint:gosec // a block's size
 	switch err := unix.Access(dir, unix.W_OK|unix.X_OK); {
 	case st.Flags&unix.ST_RDONLY != 0:
 		return Finding{subject, Bad, dir + " is mounted read-only: the broker refuses every call that it cannot record"}

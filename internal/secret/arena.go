@@ -16,9 +16,9 @@ const SlotSize = 32
 type Mode uint8
 
 const (
-	// Require: NewArena fails.
+	// Require makes NewArena fail.
 	Require Mode = iota
-	// Prefer: the arena is ordinary memory, and Warning says why.
+	// Prefer makes the arena ordinary memory; Warning says why.
 	Prefer
 )
 
@@ -26,13 +26,13 @@ const (
 type Kind string
 
 const (
-	// MemfdSecret: memfd_secret(2), which is locked, in no core dump, and not
+	// MemfdSecret is memfd_secret(2), which is locked, in no core dump, and not
 	// readable through /proc/PID/mem or by the kernel's other paths, root's
 	// included.
 	MemfdSecret Kind = "memfd_secret"
-	// Mlock: locked by mlock(2) and kept out of core dumps and of children.
+	// Mlock is locked by mlock(2) and kept out of core dumps and of children.
 	Mlock Kind = "mlock"
-	// Unlocked: ordinary memory. It may be swapped.
+	// Unlocked is ordinary memory. It may be swapped.
 	Unlocked Kind = "unlocked"
 )
 
@@ -100,7 +100,7 @@ func NewArena(cfg Config) (*Arena, error) {
 	}
 	a := &Arena{mem: mem, kind: kind, warning: warning, taken: map[*Key]uint32{}}
 	for slot := len(mem.bytes)/SlotSize - 1; slot >= 0; slot-- {
-		a.free = append(a.free, uint32(slot))
+		a.free = append(a.free, uint32(slot)) //nolint:gosec // an arena is far smaller than 256 GiB
 	}
 	return a, nil
 }

@@ -35,7 +35,7 @@ func mapSecret(size int) (mapping, error) {
 	if err != nil {
 		return mapping{}, err
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	if err := unix.Ftruncate(fd, int64(pages(size))); err != nil {
 		return mapping{}, err
 	}
@@ -112,7 +112,7 @@ func mapOver(b []byte, fd int) error {
 	if fd >= 0 {
 		flags = unix.MAP_FIXED | unix.MAP_SHARED
 	}
-	_, err := unix.MmapPtr(fd, 0, unsafe.Pointer(unsafe.SliceData(b)), uintptr(len(b)), unix.PROT_READ|unix.PROT_WRITE, flags)
+	_, err := unix.MmapPtr(fd, 0, unsafe.Pointer(unsafe.SliceData(b)), uintptr(len(b)), unix.PROT_READ|unix.PROT_WRITE, flags) //nolint:gosec // over b and no more
 	return err
 }
 

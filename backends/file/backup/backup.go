@@ -32,11 +32,11 @@ import (
 )
 
 var (
-	// ErrFIPS140: age is not allowed in this process.
+	// ErrFIPS140 means that age is not allowed in this process.
 	ErrFIPS140 = errors.New("a keyring backup is an age file (X25519, ChaCha20-Poly1305), which GODEBUG=fips140=only does not allow; run this command without it")
-	// ErrDamaged: what was to be restored is not what Write has written.
+	// ErrDamaged means that what was to be restored is not what Write has written.
 	ErrDamaged = errors.New("the backup is damaged, or no keyring backup")
-	// ErrIdentity: the backup is for others.
+	// ErrIdentity means that the backup is for others.
 	ErrIdentity = errors.New("none of these identities opens the backup; give one of those that it was made for")
 )
 
