@@ -1,7 +1,9 @@
 package config_test
 
 import (
+	"bytes"
 	"errors"
+	"io"
 	"os"
 	"reflect"
 	"regexp"
@@ -271,6 +273,50 @@ func TestDocumentedYAML(t *testing.T) {
 	if counts["yaml"] < 5 || counts["yaml bad"] < 1 {
 		t.Errorf("blocks: %v", counts)
 	}
+}
+
+// The configurations that stand in other files are accepted.
+func TestEmbeddedConfigurations(t *testing.T) {
+	readme := regexp.MustCompile("(?ms)^```yaml\n(.*?)^```$").FindAllSubmatch(mustRead(t, "../../README.md"), -1)
+	if len(readme) == 0 {
+		t.Error("README.md shows no configuration")
+	}
+	for _, block := range readme {
+		accepted(t, "README.md", block[1], 0)
+	}
+	const manifest = "../../deploy/kubernetes/tikvgroup.yaml"
+	found := false
+	for in := yaml.NewDecoder(bytes.NewReader(mustRead(t, manifest))); ; {
+		var doc struct {
+			Kind string            `yaml:"kind"`
+			Data map[string]string `yaml:"data"`
+		}
+		if err := in.Decode(&doc); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if doc.Kind == "ConfigMap" {
+			found = true
+			accepted(t, manifest, []byte(doc.Data["config.yaml"]), 1) // Prometheus is on another node
+		}
+	}
+	if !found {
+		t.Errorf("%s has no ConfigMap", manifest)
+	}
+}
+
+func accepted(t *testing.T, name string, text []byte, warnings int) {
+	t.Helper()
+	c, err := config.Parse(name, text, environment())
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	if len(c.Warnings) != warnings {
+		t.Errorf("%s: %v", name, c.Warnings)
+	}
+	checkConfig(t, c)
 }
 
 func mustRead(t *testing.T, path string) []byte {

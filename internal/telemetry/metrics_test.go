@@ -278,6 +278,32 @@ func TestDocument(t *testing.T) {
 	}
 }
 
+// TestAlertsAndDashboard: what they query exists.
+func TestAlertsAndDashboard(t *testing.T) {
+	names := map[string]bool{}
+	for _, f := range ours(t, told()) {
+		names[f.GetName()] = true
+		if f.GetType() == dto.MetricType_HISTOGRAM {
+			names[f.GetName()+"_bucket"] = true
+		}
+	}
+	for _, path := range []string{"../../deploy/prometheus/keybroker.rules.yml", "../../deploy/grafana/keybroker.json"} {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		queried := regexp.MustCompile(`\bkeybroker_[a-z_]+`).FindAllString(string(text), -1)
+		if len(queried) < 5 {
+			t.Errorf("%s queries %q only", path, queried)
+		}
+		for _, name := range queried {
+			if !names[name] {
+				t.Errorf("%s queries %s, which does not exist", path, name)
+			}
+		}
+	}
+}
+
 // ours are the metrics that are not the runtime's.
 func ours(t *testing.T, m *telemetry.Metrics) []*dto.MetricFamily {
 	t.Helper()
