@@ -1,0 +1,106 @@
+# keybroker. `make run` shows it at work, `make test` tests it; each sets up what
+# it needs. `make help` lists the rest.
+
+SHELL         := /bin/bash
+.SHELLFLAGS   := -eu -o pipefail -c
+.DEFAULT_GOAL := build
+
+# The version of every tool, in one place. They are installed under .tools/.
+BUF_VERSION             := v1.75.0
+PROTOC_GEN_GO_VERSION   := v1.36.12
+PROTOC_GEN_GRPC_VERSION := v1.6.2
+GOLANGCI_VERSION        := v2.15.0
+YAMLLINT_VERSION        := 1.38.0
+
+TOOLS := $(CURDIR)/.tools
+BIN   := $(TOOLS)/bin
+export PATH := $(BIN):$(PATH)
+# A tool that wants another Go would download it.
+export GOTOOLCHAIN := local
+
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS  := -s -w -X main.version=$(VERSION)
+FUZZTIME ?= 60s
+
+.PHONY: build
+build: ## bin/keybroker: static and reproducible
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/keybroker ./cmd/keybroker
+
+.PHONY: run
+run: build ## a broker with its own keyring, policy and audit log, in the foreground
+	@exec bin/keybroker dev
+
+.PHONY: test
+test: ## unit, property, golden, script and race tests
+	go test -race ./...
+	GODEBUG=fips140=only go test ./...
+
+.PHONY: fuzz
+fuzz: ## every fuzz target, FUZZTIME each
+	@deploy/lint/fuzz.sh $(FUZZTIME)
+
+.PHONY: integration
+integration: build $(TOOLS)/vaultserver ## the same binary against a real Vault server
+	cd integration && KEYBROKER_BIN=$(CURDIR)/bin/keybroker KEYBROKER_VAULTSERVER=$(TOOLS)/vaultserver \
+		go test -count=1 -timeout 20m ./...
+
+# The server takes minutes to compile, so it is built once for each version of
+# its source. It is a Go module of its own, so that nothing else inherits what it
+# is made of.
+$(TOOLS)/vaultserver: $(addprefix integration/vaultserver/,go.mod go.sum main.go)
+	@mkdir -p $(TOOLS)
+	cd integration/vaultserver && CGO_ENABLED=0 go build -trimpath -o $@ .
+
+.PHONY: figures
+figures: build ## size, memory, time to ready; a cached unwrap against a call that does nothing
+	@integration/figures.sh
+
+.PHONY: lint
+lint: lint-go lint-proto lint-deploy ## everything that can be checked without running it
+
+.PHONY: lint-go
+lint-go: $(BIN)/golangci-lint-$(GOLANGCI_VERSION)
+	@files=$$(git ls-files '*.go' | grep -v '\.pb\.go$$' | xargs gofmt -l); \
+		if [ -n "$$files" ]; then echo "not gofmted:" $$files; exit 1; fi
+	go vet ./...
+	GOOS=darwin GOARCH=arm64 go vet ./...
+	$< run ./...
+	cd integration && go vet ./... && $< run --config $(CURDIR)/.golangci.yml ./...
+	cd integration/vaultserver && go vet ./...
+	cd deploy/lint/kubernetes && go vet ./...
+
+# The API is compared with the last release, or, before there is one, with the
+# commit before the last that changed it.
+PROTO_BASE ?= $(shell git describe --tags --abbrev=0 2>/dev/null || git log -1 --format=%H --skip=1 -- proto)
+.PHONY: lint-proto
+lint-proto: $(BIN)/buf-$(BUF_VERSION)
+	$< lint
+	$< breaking --against '.git#ref=$(PROTO_BASE)'
+
+.PHONY: lint-deploy
+lint-deploy:
+	@deploy/lint/deploy.sh
+
+.PHONY: proto
+proto: $(BIN)/buf-$(BUF_VERSION) $(BIN)/protoc-gen-go $(BIN)/protoc-gen-go-grpc ## generate the Go of the API
+	$< generate proto
+
+# Each tool's file carries its version, so that another version is another file.
+$(BIN)/buf-$(BUF_VERSION):
+	GOBIN=$(BIN) go install github.com/bufbuild/buf/cmd/buf@$(BUF_VERSION)
+	mv $(BIN)/buf $@
+$(BIN)/golangci-lint-$(GOLANGCI_VERSION):
+	GOBIN=$(BIN) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+	mv $(BIN)/golangci-lint $@
+$(BIN)/protoc-gen-go:
+	GOBIN=$(BIN) go install google.golang.org/protobuf/cmd/protoc-gen-go@$(PROTOC_GEN_GO_VERSION)
+$(BIN)/protoc-gen-go-grpc:
+	GOBIN=$(BIN) go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@$(PROTOC_GEN_GRPC_VERSION)
+
+.PHONY: clean
+clean: ## remove what was built, tools included
+	rm -rf bin .tools
+
+.PHONY: help
+help:
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
