@@ -135,6 +135,9 @@ func (p Pairs) Map() map[string]string {
 
 func (p Pairs) all() iter.Seq2[string, string] {
 	return func(yield func(name, value string) bool) {
+		if p.canonical == "" {
+			return
+		}
 		c := cursor{rest: p.canonical}
 		c.uint32()
 		for len(c.rest) > 0 {
