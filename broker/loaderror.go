@@ -173,10 +173,10 @@ func explainMaking(k *key, err error) error {
 	if !errors.As(err, &load) {
 		return fail(Internal, "key "+k.Name+": internal error; the broker's log has the cause", err)
 	}
-	reason := reasonOf(load.failures)
+	reason, next := reasonOf(load.failures), hint(reasonOf(load.failures))
 	if reason == InvalidEnvelope {
 		// No envelope is concerned: the master key cannot serve at all.
-		reason = KEKDisabled
+		reason, next = KEKDisabled, "; the master key is of a kind that cannot serve, and the broker's log says why; use another"
 	}
-	return fail(reason, "key "+k.Name+": "+classes(load.failures)+hint(reason), err)
+	return fail(reason, "key "+k.Name+": "+classes(load.failures)+next, err)
 }

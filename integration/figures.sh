@@ -4,7 +4,7 @@
 # call that does nothing on the same connection. Quote the ratios.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-bin=$PWD/bin/keybroker
+bin=${KEYBROKER_BIN:-$PWD/bin/keybroker}
 work=$(mktemp -d)
 trap 'kill "${pid:-}" 2>/dev/null || true; wait 2>/dev/null || true; rm -rf "$work"' EXIT
 (cd integration && go build -o "$work/latency" ./latency)

@@ -284,6 +284,9 @@ func TestEmbeddedConfigurations(t *testing.T) {
 	for _, block := range readme {
 		accepted(t, "README.md", block[1], 0)
 	}
+	for _, block := range regexp.MustCompile("(?ms)^```yaml\n(.*?)^```$").FindAllStringSubmatch(string(mustRead(t, "../../docs/vault.md")), -1) {
+		accepted(t, "docs/vault.md", []byte(compose(t, string(mustRead(t, examples+"/minimal.yaml")), block[1])), 0)
+	}
 	const manifest = "../../deploy/kubernetes/tikvgroup.yaml"
 	found := false
 	for in := yaml.NewDecoder(bytes.NewReader(mustRead(t, manifest))); ; {
