@@ -16,13 +16,6 @@ have() {
 	return 1
 }
 
-# apt_get PACKAGE: installs it if this machine lets us; CI does.
-apt_get() {
-	if [ "${CI:-}" = true ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-		apt-get install -y -qq "$1" >/dev/null || { apt-get update -qq && apt-get install -y -qq "$1" >/dev/null; }
-	fi
-}
-
 # promtool comes in Debian's prometheus package; unpacking it is enough.
 if ! command -v promtool >/dev/null && [ ! -x "$tools/prometheus/usr/bin/promtool" ] && command -v apt-get >/dev/null; then
 	mkdir -p "$tools/prometheus"
@@ -45,7 +38,6 @@ if have python3 "apt-get install python3"; then
 	fi
 fi
 
-have systemd-analyze "apt-get install systemd" || apt_get systemd
 if have systemd-analyze "apt-get install systemd"; then
 	# verify wants the programs of the units to exist: point it at ours.
 	units=$(mktemp -d)
