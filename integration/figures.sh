@@ -10,18 +10,14 @@ trap 'kill "${pid:-}" 2>/dev/null || true; wait 2>/dev/null || true; rm -rf "$wo
 (cd integration && go build -o "$work/latency" ./latency)
 
 echo "binary: $(stat -c %s "$bin") bytes"
-for godebug in fips140=off fips140=on; do
-	GODEBUG=$godebug "$bin" dev --dir "$work/$godebug" --admin '' >"$work/out" 2>"$work/err" &
-	pid=$!
-	for _ in $(seq 1000); do
-		if grep -q 'is ready' "$work/out"; then break; fi
-		kill -0 "$pid" 2>/dev/null || { cat "$work/err" >&2; exit 1; }
-		sleep 0.01
-	done
-	sleep 2 # idle
-	echo "$godebug: $(grep -o 'ready after [0-9.]* *[a-zµ]*' "$work/out"), $(awk '/^VmRSS/ {print $2, $3}' "/proc/$pid/status") resident when idle"
-	"$work/latency" -socket "$work/$godebug/keybroker.sock"
-	kill "$pid"
-	wait "$pid" || true
-	pid=
+"$bin" dev --dir "$work/dev" --admin '' >"$work/out" 2>"$work/err" &
+pid=$!
+for _ in $(seq 1000); do
+	if grep -q 'is ready' "$work/out"; then break; fi
+	kill -0 "$pid" 2>/dev/null || { cat "$work/err" >&2; exit 1; }
+	sleep 0.01
 done
+sleep 2 # idle
+echo "start: $(grep -o 'ready after [0-9.]* *[a-zµ]*' "$work/out")"
+echo "memory: $(awk '/^VmRSS/ {print $2, $3}' "/proc/$pid/status") resident when idle"
+"$work/latency" -socket "$work/dev/keybroker.sock"

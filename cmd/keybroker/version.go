@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/fips140"
 	"fmt"
 	"runtime"
 	"runtime/debug"
@@ -34,6 +35,15 @@ func revision() string {
 	return ""
 }
 
+// fipsMode tells whether Go's cryptographic module is in FIPS 140-3 mode, and
+// which version of it.
+func fipsMode() string {
+	if !fips140.Enabled() {
+		return "off"
+	}
+	return "on, module " + fips140.Version()
+}
+
 func newVersionCommand(env *Env, opts *options) *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
@@ -45,11 +55,12 @@ func newVersionCommand(env *Env, opts *options) *cobra.Command {
 				Revision string `json:"revision,omitempty"`
 				Go       string `json:"go"`
 				Platform string `json:"platform"`
-			}{versionText(), revision(), runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
+				FIPS140  string `json:"fips140"`
+			}{versionText(), revision(), runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH, fipsMode()}
 			if opts.output == outputJSON {
 				return env.printJSON(v)
 			}
-			_, err := fmt.Fprintf(env.Stdout, "keybroker %s (%s, %s)\n", v.Version, v.Go, v.Platform)
+			_, err := fmt.Fprintf(env.Stdout, "keybroker %s (%s, %s, FIPS 140-3 mode %s)\n", v.Version, v.Go, v.Platform, v.FIPS140)
 			return err
 		},
 	}
