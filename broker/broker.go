@@ -10,8 +10,11 @@
 //	wrap.go, unwrap.go, rewrap.go, batch.go, inspect.go, status.go, purge.go
 //	make.go          makes the intermediate keys that new envelopes are under
 //	intermediate.go  finds the intermediate key of an envelope, cached or not
-//	load.go          has a recipient open it
-//	kms.go           calls a backend
+//	load.go          has its recipients open it, the next if one fails or is slow
+//	kms.go           calls a backend, unless breaker.go holds the call back
+//
+// Beside the requests, health.go checks every recipient, and has the cache forget
+// what a master key had opened that is now refused.
 package broker
 
 import (
@@ -108,7 +111,7 @@ func New(ctx context.Context, o Options, s Settings) (*Broker, error) {
 		observe:       o.Observer,
 		writers:       writers{current: map[string]*writing{}, making: map[string]*making{}, failedAt: map[string]time.Time{}},
 		budgets:       budgets{of: map[string]*rate.Limiter{}},
-		conditions:    conditions{of: map[Recipient]condition{}},
+		conditions:    conditions{of: map[keyRecipient]condition{}, proofs: map[keyRecipient]proof{}},
 	}
 	b.cache = cache.New[[32]byte](cache.Config[*intermediate]{
 		Capacity: o.CacheCapacity,
@@ -160,16 +163,41 @@ func (b *Broker) kmsOf(name string, of Backend) *kms {
 			return m
 		}
 	}
-	return &kms{name: name, of: of, observe: b.observe, now: b.now}
+	return &kms{
+		name: name, of: of, observe: b.observe, now: b.now, uptime: b.uptime,
+		breaker: newBreaker(func(s BreakerState) { b.breakerChanged(name, s) }),
+	}
 }
 
-// configured tells the observer which names there are.
+// breakerChanged tells observer and log.
+func (b *Broker) breakerChanged(backend string, s BreakerState) {
+	b.observe.Breaker(backend, s)
+	switch s {
+	case BreakerOpen:
+		b.log.Warn("a backend does not answer, and is not asked for now", "backend", backend)
+	case BreakerClosed:
+		b.log.Info("a backend answers again", "backend", backend)
+	case BreakerHalfOpen:
+	}
+}
+
+// configured tells the observer which names there are, and what is known of them.
 func (b *Broker) configured(snap *snapshot) {
 	names := make([]string, 0, len(snap.kmss))
 	for name := range snap.kmss {
 		names = append(names, name)
 	}
 	b.observe.Configured(names, snap.names)
+	for name, m := range snap.kmss {
+		b.observe.Breaker(name, breakerState(m.breaker.State()))
+	}
+	for _, name := range snap.names {
+		for _, r := range snap.present[name].recipients {
+			if known := b.conditions.get(keyRecipient{name, r.Recipient}); known.tried {
+				b.observe.KEK(name, r.Backend, r.Key, known.good)
+			}
+		}
+	}
 }
 
 // sweep wipes, once a minute, what nobody asks for any more, and tells the

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"log/slog"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,6 +19,7 @@ import (
 	"github.com/keybroker/keybroker/broker"
 	"github.com/keybroker/keybroker/broker/policy"
 	"github.com/keybroker/keybroker/cache"
+	"github.com/keybroker/keybroker/internal/secret"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -40,6 +42,11 @@ type fixture struct {
 	one, two *fakeKMS
 	settings broker.Settings
 	now      *fakeClock
+	// clock is both clocks of the Broker: now's, unless the test is about what
+	// passes by itself.
+	clock   func() time.Time
+	arena   *secret.Arena
+	observe *observer
 }
 
 // fakeClock is both clocks of a Broker. It moves only when told.
@@ -54,7 +61,9 @@ func newFixture(t *testing.T, change ...func(*fixture)) *fixture {
 	t.Helper()
 	f := &fixture{t: t, one: newFakeKMS("one"), two: newFakeKMS("two"), now: &fakeClock{}}
 	f.now.ns.Store(time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC).UnixNano())
-	f.audit = newAuditLog(t, f.now.Now)
+	f.clock = f.now.Now
+	f.arena = newArena(t)
+	f.observe = newObserver()
 	f.settings = broker.Settings{
 		Backends: map[string]broker.Backend{
 			"one": {KMS: f.one, Provider: "fake", Type: "fake", Timeout: time.Minute},
@@ -68,19 +77,20 @@ func newFixture(t *testing.T, change ...func(*fixture)) *fixture {
 	for _, c := range change {
 		c(f)
 	}
+	f.audit = newAuditLog(t, f.clock)
 	b, err := broker.New(t.Context(), broker.Options{
 		Version:       "test",
 		Load:          func(context.Context) (broker.Settings, error) { return f.settings, nil },
 		Audit:         f.audit.Log,
-		Arena:         newArena(t),
+		Arena:         f.arena,
 		CacheCapacity: 64,
 		CallTimeout:   10 * time.Second,
 		AuditTimeout:  5 * time.Second,
-		Now:           f.now.Now,
-		Uptime:        f.now.Now,
+		Now:           f.clock,
+		Uptime:        f.clock,
 		Random:        rand.Reader,
 		Logger:        slog.New(slog.DiscardHandler),
-		Observer:      newObserver(),
+		Observer:      f.observe,
 	}, f.settings)
 	if err != nil {
 		t.Fatal(err)
@@ -181,9 +191,15 @@ type fakeKMS struct {
 	stored map[string]fakeWrap
 	next   int
 
+	// delay is how long each wrap and unwrap takes, if its ctx does not end before.
+	delay atomic.Int64
+	// version is what it wraps with; of those in disabled it opens nothing.
+	version  atomic.Pointer[string]
+	disabled sync.Map
+
 	wraps, unwraps, checks atomic.Int32
 	fail                   atomic.Pointer[backends.Error] // for every call
-	failUnwrap             atomic.Pointer[backends.Error]
+	failUnwrap, failWrap   atomic.Pointer[backends.Error]
 	onUnwrap               atomic.Pointer[func(context.Context, []byte) ([]byte, error)]
 	onWrap                 atomic.Pointer[func()]
 	closed                 atomic.Bool
@@ -192,34 +208,64 @@ type fakeKMS struct {
 
 type fakeWrap struct {
 	key, ad   string
+	version   string
 	plaintext []byte
 }
 
 func newFakeKMS(name string) *fakeKMS {
-	return &fakeKMS{name: name, stored: map[string]fakeWrap{}}
+	k := &fakeKMS{name: name, stored: map[string]fakeWrap{}}
+	k.rotate("1")
+	return k
+}
+
+// rotate makes version the one that it wraps with.
+func (k *fakeKMS) rotate(version string) { k.version.Store(&version) }
+
+// work takes as long as the test asked.
+func (k *fakeKMS) work(ctx context.Context, op string) error {
+	delay := time.Duration(k.delay.Load())
+	if delay == 0 {
+		return nil
+	}
+	select {
+	case <-time.After(delay):
+		return nil
+	case <-ctx.Done():
+		return backends.Errorf(backends.Unavailable, op, "", "%w", ctx.Err())
+	}
 }
 
 func (k *fakeKMS) ref(key string) string { return "ref:" + k.name + "/" + key }
 
-func (k *fakeKMS) Wrap(_ context.Context, req backends.WrapRequest) (backends.Wrapped, error) {
+func (k *fakeKMS) Wrap(ctx context.Context, req backends.WrapRequest) (backends.Wrapped, error) {
 	k.wraps.Add(1)
 	if f := k.onWrap.Load(); f != nil {
 		(*f)()
 	}
+	if err := k.work(ctx, "wrap"); err != nil {
+		return backends.Wrapped{}, err
+	}
 	if err := k.fail.Load(); err != nil {
 		return backends.Wrapped{}, err
 	}
+	if err := k.failWrap.Load(); err != nil {
+		return backends.Wrapped{}, err
+	}
+	version := *k.version.Load()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.next++
 	handle := k.name + ":" + strings.Repeat("x", k.next)
-	k.stored[handle] = fakeWrap{req.Key, string(req.AssociatedData), append([]byte(nil), req.Plaintext...)}
-	return backends.Wrapped{Provider: "fake", Reference: k.ref(req.Key), Version: "1", Binding: backends.BindingAAD, Ciphertext: []byte(handle)}, nil
+	k.stored[handle] = fakeWrap{req.Key, string(req.AssociatedData), version, append([]byte(nil), req.Plaintext...)}
+	return backends.Wrapped{Provider: "fake", Reference: k.ref(req.Key), Version: version, Binding: backends.BindingAAD, Ciphertext: []byte(handle)}, nil
 }
 
 func (k *fakeKMS) Unwrap(ctx context.Context, req backends.UnwrapRequest) ([]byte, error) {
 	k.unwraps.Add(1)
 	k.seen.Store(req.Reference, true)
+	if err := k.work(ctx, "unwrap"); err != nil {
+		return nil, err
+	}
 	if err := k.fail.Load(); err != nil {
 		return nil, err
 	}
@@ -231,6 +277,9 @@ func (k *fakeKMS) Unwrap(ctx context.Context, req backends.UnwrapRequest) ([]byt
 	k.mu.Unlock()
 	if !ok || w.key != req.Key || w.ad != string(req.AssociatedData) {
 		return nil, backends.Errorf(backends.InvalidCiphertext, "unwrap", req.Key, "not what I made")
+	}
+	if _, disabled := k.disabled.Load(w.version); disabled {
+		return nil, backends.Errorf(backends.Disabled, "unwrap", req.Key, "version %s", w.version)
 	}
 	plaintext := append([]byte(nil), w.plaintext...)
 	if f := k.onUnwrap.Load(); f != nil {
@@ -274,6 +323,13 @@ func (o *observer) count(parts ...string) {
 	o.counts[strings.Join(parts, " ")]++
 }
 
+// of is how often it was told so.
+func (o *observer) of(parts ...string) int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.counts[strings.Join(parts, " ")]
+}
+
 func (o *observer) Request(_, method, client, key string, code broker.Code, _ time.Duration) {
 	o.count("request", method, client, key, code.String())
 }
@@ -282,7 +338,14 @@ func (o *observer) CacheEntries(int)          {}
 func (o *observer) BackendCall(backend, op, class string, _ time.Duration) {
 	o.count("call", backend, op, class)
 }
-func (o *observer) BackendUp(string, bool)       {}
+func (o *observer) BackendUp(string, bool) {}
+func (o *observer) Breaker(backend string, s broker.BreakerState) {
+	o.count("breaker", backend, s.String())
+}
+func (o *observer) KEK(key, backend, kek string, usable bool) {
+	o.count("kek", key, backend, kek, strconv.FormatBool(usable))
+}
+func (o *observer) Hedge(key string)             { o.count("hedge", key) }
 func (o *observer) Degraded(key string)          { o.count("degraded", key) }
 func (o *observer) Runway(string, time.Duration) {}
 func (o *observer) Configured(_, _ []string)     {}

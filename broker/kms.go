@@ -2,19 +2,26 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
+
+	"github.com/failsafe-go/failsafe-go/circuitbreaker"
 
 	"github.com/keybroker/keybroker/backends"
 )
 
 // kms is a backend with what the broker adds to every call of it: a deadline,
-// the metrics, and the memory of how the last call went.
+// the metrics, and the memory of how the last calls went.
 type kms struct {
 	name    string
 	of      Backend
 	observe Observer
-	now     func() time.Time
+	now     func() time.Time // the wall clock
+	uptime  func() time.Time
+
+	breaker circuitbreaker.CircuitBreaker[any]
+	pace    pace
 
 	mu     sync.Mutex
 	health health
@@ -30,6 +37,14 @@ type health struct {
 	lastError   string
 }
 
+// errRaceLost is why a call is cancelled whose answer is not needed any more:
+// another recipient was faster.
+var errRaceLost = errors.New("another recipient answered first")
+
+// classCanceled stands in metrics for a call that was cancelled with
+// errRaceLost.
+const classCanceled = "canceled"
+
 func (m *kms) wrap(ctx context.Context, req backends.WrapRequest) (w backends.Wrapped, err error) {
 	err = m.call(ctx, "wrap", func(ctx context.Context) error {
 		w, err = m.of.KMS.Wrap(ctx, req)
@@ -39,10 +54,14 @@ func (m *kms) wrap(ctx context.Context, req backends.WrapRequest) (w backends.Wr
 }
 
 func (m *kms) unwrap(ctx context.Context, req backends.UnwrapRequest) (ik []byte, err error) {
+	began := m.uptime()
 	err = m.call(ctx, "unwrap", func(ctx context.Context) error {
 		ik, err = m.of.KMS.Unwrap(ctx, req)
 		return err
 	})
+	if err == nil {
+		m.pace.took(m.uptime().Sub(began))
+	}
 	return ik, err
 }
 
@@ -54,6 +73,8 @@ func (m *kms) match(ctx context.Context, key, reference string) (bool, error) {
 	return m.of.KMS.Match(ctx, key, reference)
 }
 
+// check does not ask the breaker: it is how the broker finds out that the
+// backend is back.
 func (m *kms) check(ctx context.Context, key string) error {
 	return m.call(ctx, "check", func(ctx context.Context) error {
 		return m.of.KMS.Check(ctx, key)
@@ -62,18 +83,28 @@ func (m *kms) check(ctx context.Context, key string) error {
 
 // call runs one call of the backend. Only the backend's own budget tells
 // something about the backend: if ctx ended, the call was given up by its
-// callers, and nothing is concluded.
+// callers, and nothing is concluded, except of one that kept the others waiting.
 func (m *kms) call(ctx context.Context, op string, f func(context.Context) error) error {
 	attempt, cancel := context.WithTimeout(ctx, m.of.Timeout)
 	defer cancel()
-	began := m.now()
+	began := m.uptime()
 	err := f(attempt)
 	if ctx.Err() != nil && err != nil {
+		why := context.Cause(ctx)
+		straggled := errors.Is(why, errStraggler)
+		if straggled || errors.Is(why, errRaceLost) {
+			m.observe.BackendCall(m.name, op, classCanceled, m.uptime().Sub(began))
+		}
+		// A half-open breaker gets its permit back: the backend is as suspect as
+		// before.
+		if straggled || m.breaker.IsHalfOpen() {
+			m.breaker.RecordFailure()
+		}
 		return err
 	}
-	ended := m.now()
-	m.observe.BackendCall(m.name, op, classified(err), ended.Sub(began))
-	m.remember(err, ended)
+	m.observe.BackendCall(m.name, op, classified(err), m.uptime().Sub(began))
+	m.remember(err, m.now())
+	m.weigh(err)
 	return err
 }
 

@@ -2,74 +2,206 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"runtime/debug"
+	"slices"
+	"time"
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/broker/envelope"
 )
 
-// load asks the recipients of k, in the config's order, to open the
-// intermediate key of part. An envelope only selects among them: what the config
-// does not list is asked nothing.
+// errNotListed is the outcome of a recipient that the envelope does not name.
+var errNotListed = errors.New("not a recipient of the envelope")
+
+// attempt is one recipient at work on one intermediate key.
+type attempt struct {
+	recipient recipient
+	began     time.Time
+	// order is its place among the attempts of its load.
+	order int
+	// refusals is how many recipients had refused when it began.
+	refusals int
+
+	held *intermediate
+	err  error
+}
+
+// load has the recipients of k open the intermediate key of part: the first in
+// the config's order at once, each further one as soon as all those before it
+// have failed or the last of them is slow. The first that opens it wins, and the
+// others are cancelled. An envelope only selects among the recipients: what the
+// config does not list is asked nothing.
+//
+// A recipient that refuses purges what is cached at once. What others opened in
+// calls that began before the refusal is not used: they are asked again.
 //
 // Its error is a *loadError.
-func (b *Broker) load(ctx context.Context, k *key, part *envelope.IKPart) (held *intermediate, err error) {
+func (b *Broker) load(ctx context.Context, k *key, part *envelope.IKPart) (*intermediate, error) {
 	failed := &loadError{known: b.cache.Has(part.ID())}
-	defer func() {
-		if p := recover(); p != nil {
-			b.log.Error("panic while an intermediate key was opened", "key", k.Name, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-			failed.add(Recipient{}, backends.Errorf(backends.Internal, "unwrap", "", "panic"))
-			held, err = nil, failed
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(errRaceLost)
+
+	queue := b.candidates(k, part)
+	done := make(chan attempt, len(queue)) // each has at most one attempt under way
+	running := map[int]attempt{}           // by order
+	defer func() { b.await(done, len(running)) }()
+
+	var begun, refusals int
+	hedge := time.NewTimer(hedgeMax) // reset before it is waited for
+	defer hedge.Stop()
+	due := true
+	for len(queue) > 0 || len(running) > 0 {
+		if len(queue) > 0 && (due || len(running) == 0) {
+			a := attempt{recipient: queue[0], began: b.uptime(), order: begun, refusals: refusals}
+			queue = queue[1:]
+			begun++
+			if len(running) > 0 {
+				b.observe.Hedge(k.Name)
+			}
+			running[a.order] = a
+			due = false
+			hedge.Reset(a.recipient.hedgeAfter(k))
+			go func() {
+				a.held, a.err = b.attempt(ctx, k, a.recipient, part, failed.known)
+				done <- a
+			}()
+			continue
 		}
-	}()
-	for _, r := range k.recipients {
-		for _, wrap := range part.Recipients() {
-			if wrap.Provider != r.kms.of.Provider {
-				continue
+		select {
+		case <-hedge.C:
+			due = true
+		case a := <-done:
+			delete(running, a.order)
+			switch {
+			case a.err == nil && a.refusals < refusals:
+				a.held.bytes.Wipe()
+				queue = slices.Insert(queue, 0, a.recipient)
+				due = true
+			case a.err == nil:
+				b.overtook(k, a, running)
+				return a.held, nil
+			case !errors.Is(a.err, errNotListed):
+				failed.add(a.recipient.Recipient, a.err)
+				b.logFailed("a recipient did not open an intermediate key", k, a.recipient, a.err)
+				if refusal(backends.ClassOf(a.err), failed.known) && ctx.Err() == nil {
+					refusals++
+					b.cache.Drop(part.ID())
+				}
 			}
-			listed, err := r.kms.match(ctx, r.Key, wrap.Reference)
-			if err == nil && !listed {
-				continue
-			}
-			if err == nil {
-				held, err = b.openWith(ctx, k, r, wrap, part, failed.known)
-			}
-			if err == nil {
-				return held, nil
-			}
-			failed.add(r.Recipient, err)
-			b.log.Warn("a recipient did not open an intermediate key",
-				"key", k.Name, "backend", r.Backend, "kek", r.Key, "class", backends.ClassOf(err), "error", err)
-			if ctx.Err() != nil {
-				return nil, failed
-			}
+			// Whoever was to be waited for next has nothing to say any more.
+			due = due || a.order == begun-1
+		case <-ctx.Done():
+			failed.add(Recipient{}, backends.Errorf(backends.Unavailable, "unwrap", "", "%w", context.Cause(ctx)))
+			return nil, failed
 		}
 	}
 	return nil, failed
+}
+
+// candidates are the recipients of k that could open part, in the order in which
+// they are asked: the config's, but for those that have been too slow lately.
+func (b *Broker) candidates(k *key, part *envelope.IKPart) []recipient {
+	providers := map[string]bool{}
+	for _, wrap := range part.Recipients() {
+		providers[wrap.Provider] = true
+	}
+	var queue, slow []recipient
+	for _, r := range k.recipients {
+		switch {
+		case !providers[r.kms.of.Provider]:
+		case r.kms.pace.slow():
+			slow = append(slow, r)
+		default:
+			queue = append(queue, r)
+		}
+	}
+	return append(queue, slow...)
+}
+
+// logFailed logs what a recipient said. That it was not even asked is no news.
+func (b *Broker) logFailed(what string, k *key, r recipient, err error) {
+	level := slog.LevelWarn
+	if errors.Is(err, errNotAsked) {
+		level = slog.LevelDebug
+	}
+	b.log.Log(b.ctx, level, what, "key", k.Name, "backend", r.Backend, "kek", r.Key, "class", backends.ClassOf(err), "error", err)
+}
+
+// hedgeAfter is how long r is waited for before the next recipient is asked too.
+func (r recipient) hedgeAfter(k *key) time.Duration {
+	if k.HedgeAfter > 0 {
+		return k.HedgeAfter
+	}
+	return r.kms.pace.hedgeAfter()
+}
+
+// overtook notes, of each attempt that began before the one that won, that it was
+// too slow, and has it checked soon: it is asked last until then.
+func (b *Broker) overtook(k *key, won attempt, running map[int]attempt) {
+	for order, a := range running {
+		if order < won.order {
+			a.recipient.kms.pace.lost(b.uptime().Sub(a.began))
+			b.conditions.hasten(keyRecipient{k.Name, a.recipient.Recipient}, b.uptime().Add(probeBad))
+		}
+	}
+}
+
+// await receives the n attempts that nobody waits for any more, and wipes what
+// they opened. They are cancelled and end soon; Close waits for them.
+func (b *Broker) await(done <-chan attempt, n int) {
+	if n == 0 {
+		return
+	}
+	b.tasks.Go(func() {
+		for range n {
+			if a := <-done; a.held != nil {
+				a.held.bytes.Wipe()
+			}
+		}
+	})
+}
+
+// attempt has one recipient open the intermediate key. Its error is errNotListed
+// if the envelope does not name the recipient.
+func (b *Broker) attempt(ctx context.Context, k *key, r recipient, part *envelope.IKPart, known bool) (held *intermediate, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			b.log.Error("panic while an intermediate key was opened", "key", k.Name, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			held, err = nil, backends.Errorf(backends.Internal, "unwrap", r.Key, "panic")
+		}
+	}()
+	err = errNotListed
+	for _, wrap := range part.Recipients() {
+		if wrap.Provider != r.kms.of.Provider {
+			continue
+		}
+		listed, failed := r.kms.match(ctx, r.Key, wrap.Reference)
+		switch {
+		case failed != nil:
+			err = failed
+			continue
+		case !listed:
+			continue
+		}
+		if held, err = b.openWith(ctx, k, r, wrap, part, known); err == nil {
+			return held, nil
+		}
+	}
+	return nil, err
 }
 
 // openWith has one recipient open one wrap, and believes it only if the
 // commitment fits: no KMS can put a key of its own in place. known tells that the
 // intermediate key has been opened before and is cached.
 func (b *Broker) openWith(ctx context.Context, k *key, r recipient, wrap envelope.Recipient, part *envelope.IKPart, known bool) (*intermediate, error) {
-	pairs := part.Associated()
-	req := backends.UnwrapRequest{
-		Key:            r.Key,
-		Reference:      wrap.Reference,
-		Version:        wrap.Version,
-		Binding:        wrap.Binding,
-		Ciphertext:     wrap.Wrapped,
-		Pairs:          pairs.Map(),
-		AssociatedData: pairs.Canonical(),
+	if err := r.kms.admit("unwrap", r.Key); err != nil {
+		return nil, err
 	}
-	ik, err := r.kms.unwrap(ctx, req)
-	if err != nil && refusal(backends.ClassOf(err), known) && ctx.Err() == nil {
-		// A refusal purges what is cached, so it is confirmed first: policies
-		// and replicas of a KMS are only eventually consistent.
-		ik, err = r.kms.unwrap(ctx, req)
-	}
-	b.tried(r.Recipient, err)
+	ik, err := r.unwrapConfirmed(ctx, wrap, part, known)
+	b.tried(keyRecipient{k.Name, r.Recipient}, err)
 	if err != nil {
 		return nil, err
 	}
@@ -82,6 +214,27 @@ func (b *Broker) openWith(ctx context.Context, k *key, r recipient, wrap envelop
 		return nil, backends.Errorf(backends.Internal, "unwrap", r.Key, "no locked memory for it: %v", err)
 	}
 	return &intermediate{bytes: held, key: k.Name, opener: r.Recipient, by: r.kms, kek: kekName(wrap.Reference, wrap.Version)}, nil
+}
+
+// unwrapConfirmed has r unwrap a wrap of part. A refusal purges what is cached, so
+// it is confirmed by a second call: policies and replicas of a KMS are only
+// eventually consistent.
+func (r recipient) unwrapConfirmed(ctx context.Context, wrap envelope.Recipient, part *envelope.IKPart, known bool) ([]byte, error) {
+	pairs := part.Associated()
+	req := backends.UnwrapRequest{
+		Key:            r.Key,
+		Reference:      wrap.Reference,
+		Version:        wrap.Version,
+		Binding:        wrap.Binding,
+		Ciphertext:     wrap.Wrapped,
+		Pairs:          pairs.Map(),
+		AssociatedData: pairs.Canonical(),
+	}
+	ik, err := r.kms.unwrap(ctx, req)
+	if err != nil && refusal(backends.ClassOf(err), known) && ctx.Err() == nil {
+		ik, err = r.kms.unwrap(ctx, req)
+	}
+	return ik, err
 }
 
 // kekName is a master key as the audit shows it.

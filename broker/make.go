@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"crypto/subtle"
+	"errors"
 	"fmt"
 	"io"
 	"runtime/debug"
@@ -23,10 +24,14 @@ type writing struct {
 	keks   map[Recipient]KEK
 	madeAt time.Time
 	maxAge time.Duration
-	// lacks tells that some of the key's recipients could not wrap it.
-	lacks   bool
-	maxUses uint64
-	uses    atomic.Uint64
+	// lacks is how many of the key's recipients could not wrap it.
+	lacks int
+	// healAt is when another may be made that lacks none, and healAfter how long
+	// after that attempt the next one. Under writers.mu.
+	healAt    time.Time
+	healAfter time.Duration
+	maxUses   uint64
+	uses      atomic.Uint64
 }
 
 // take counts one use. It is false if the key is too old or used up, or if the
@@ -136,6 +141,10 @@ func (b *Broker) startMaking(k *key) *making {
 			held.bytes.Wipe()
 			return
 		}
+		if old := b.writers.current[k.Name]; old != nil && w.lacks > 0 && old.lacks <= w.lacks && !old.aging(b.uptime()) {
+			held.bytes.Wipe() // meant to heal the old one, and does not
+			return
+		}
 		b.cache.Put(w.part.ID(), held, k.Limits)
 		b.writers.current[k.Name] = w
 	})
@@ -218,12 +227,13 @@ func (b *Broker) make(ctx context.Context, k *key) (w *writing, held *intermedia
 	w = &writing{part: part, keks: make(map[Recipient]KEK, len(wraps)), madeAt: b.uptime(), maxAge: k.MaxAge, maxUses: k.MaxUses}
 	for _, done := range wraps {
 		w.keks[done.recipient.Recipient] = KEK{done.wrap.Provider, done.wrap.Reference, done.wrap.Version}
+		b.conditions.prove(keyRecipient{k.Name, done.recipient.Recipient}, proof{part, done.wrap})
 	}
-	if lacking := len(k.writers()) - len(wraps); lacking > 0 {
-		w.lacks = true
+	if w.lacks = len(k.writers()) - len(wraps); w.lacks > 0 {
 		w.maxAge = min(k.MaxAge, k.CheckInterval)
+		w.healAt, w.healAfter = w.madeAt, probeBad
 		b.log.Warn("an intermediate key lacks recipients; another is made with all of them as soon as they answer",
-			"key", k.Name, "lacking", lacking, "error", failed)
+			"key", k.Name, "lacking", w.lacks, "error", failed)
 	}
 	b.log.Info("made an intermediate key", "key", k.Name, "recipients", len(wraps))
 	return w, held, nil
@@ -235,30 +245,71 @@ type wrapped struct {
 	wrap      envelope.Recipient
 }
 
+// stragglerWait is how long a recipient is waited for once enough others have
+// wrapped: one that hangs does not hold up a key that may do without it.
+const stragglerWait = time.Second
+
+// errStraggler is why a wrap is cancelled that took too long after the others.
+var errStraggler = errors.New("enough other recipients have wrapped, and this one is late")
+
 // wrapForAll has all of k's recipients wrap ik at the same time. It returns the
-// wraps that were proven, in the config's order, and what the others said.
+// wraps that were proven, in the config's order, and what the others said. ik is
+// not used any more when it returns.
 func (b *Broker) wrapForAll(ctx context.Context, k *key, pairs envelope.Pairs, ik []byte) ([]wrapped, *loadError) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	recipients := k.writers()
 	wraps := make([]envelope.Recipient, len(recipients))
 	errs := make([]error, len(recipients))
 	var all sync.WaitGroup
+	var proven atomic.Int32
 	for i, r := range recipients {
-		all.Go(func() { wraps[i], errs[i] = wrapProven(ctx, r, pairs, ik) })
+		all.Go(func() {
+			if wraps[i], errs[i] = wrapProven(ctx, r, pairs, ik); errs[i] == nil && int(proven.Add(1)) == k.MinRecipients {
+				time.AfterFunc(stragglerWait, func() { cancel(errStraggler) })
+			}
+		})
 	}
 	all.Wait()
 	var good []wrapped
 	failed := &loadError{}
 	for i, r := range recipients {
-		b.conditions.note(r.Recipient, errs[i] == nil, b.uptime().Add(probeBad))
+		b.wrote(k, r, errs[i])
 		if errs[i] != nil {
 			failed.add(r.Recipient, errs[i])
-			b.log.Warn("a recipient did not wrap an intermediate key",
-				"key", k.Name, "backend", r.Backend, "kek", r.Key, "class", backends.ClassOf(errs[i]), "error", errs[i])
+			b.logFailed("a recipient did not wrap an intermediate key", k, r, errs[i])
 			continue
 		}
 		good = append(good, wrapped{r, wraps[i]})
 	}
 	return good, failed
+}
+
+// heal has the successor made of each intermediate key that lacks recipients, as
+// soon as all recipients of its key work.
+func (b *Broker) heal() {
+	snap, now := b.snap.Load(), b.uptime()
+	b.writers.mu.Lock()
+	defer b.writers.mu.Unlock()
+	for name, w := range b.writers.current {
+		k := snap.present[name]
+		if w.lacks == 0 || k == nil || now.Before(w.healAt) || !b.allGood(k) {
+			continue
+		}
+		w.healAt = now.Add(w.healAfter)
+		w.healAfter = min(2*w.healAfter, k.CheckInterval)
+		b.startMaking(k)
+	}
+}
+
+// allGood tells whether every recipient of k worked when it was last checked.
+func (b *Broker) allGood(k *key) bool {
+	for _, r := range k.writers() {
+		if !b.conditions.get(keyRecipient{k.Name, r.Recipient}).good {
+			return false
+		}
+	}
+	return true
 }
 
 // wrapProven has one recipient wrap ik and open the wrap again.
@@ -268,6 +319,9 @@ func wrapProven(ctx context.Context, r recipient, pairs envelope.Pairs, ik []byt
 			err = backends.Errorf(backends.Internal, "wrap", r.Key, "panic: %v\n%s", p, debug.Stack())
 		}
 	}()
+	if err := r.kms.admit("wrap", r.Key); err != nil {
+		return envelope.Recipient{}, err
+	}
 	w, err := r.kms.wrap(ctx, backends.WrapRequest{
 		Key: r.Key, Plaintext: ik, Pairs: pairs.Map(), AssociatedData: pairs.Canonical(),
 	})

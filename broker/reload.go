@@ -71,7 +71,7 @@ func (b *Broker) apply(ctx context.Context) (Reloaded, error) {
 	b.cache.Purge(func(_ [32]byte, held *intermediate) bool {
 		return !snap.present[held.key].covers(held)
 	})
-	b.conditions.keep(snap)
+	b.conditions.keep(old, snap)
 	b.gauge()
 
 	kept := map[*kms]bool{}

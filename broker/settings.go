@@ -57,8 +57,13 @@ type Key struct {
 	// MinRecipients is how many wraps an intermediate key needs: 1 to
 	// len(Recipients).
 	MinRecipients int
-	// CheckInterval is how long an intermediate key that lacks recipients is
-	// used before all of them are tried again.
+	// HedgeAfter is how long a recipient is waited for before the next one is
+	// asked beside it. 0: a little longer than 95 % of its backend's recent
+	// answers took, at least 20 ms and at most a second.
+	HedgeAfter time.Duration
+	// CheckInterval is how often each recipient that works is checked, and how
+	// long an intermediate key that lacks recipients is used before all of them
+	// are tried again.
 	CheckInterval time.Duration
 	// Context is bound to every wrap made now; FormerContexts are accepted in
 	// envelopes made before.

@@ -151,10 +151,10 @@ func (b *Broker) keyInfo(k *key) KeyInfo {
 			kek = KEK{Provider: r.kms.of.Provider, Reference: r.Key}
 		}
 		info.Recipients = append(info.Recipients, kek)
-		switch known, ok := b.conditions.get(r.Recipient); {
-		case !ok:
+		switch known := b.conditions.get(keyRecipient{k.Name, r.Recipient}); {
+		case !known.tried:
 			unasked++
-		case known.good:
+		case known.usable():
 			up++
 		default:
 			down++

@@ -135,7 +135,7 @@ func (b *Broker) seal(ctx context.Context, op *operation, k *key, pairs envelope
 		return Wrapped{}, err
 	}
 	op.wrappedKey(sealed)
-	if w.lacks {
+	if w.lacks > 0 {
 		op.note("degraded")
 		b.observe.Degraded(k.Name)
 	}

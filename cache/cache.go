@@ -235,6 +235,19 @@ func (c *Cache[K, V]) Purge(match func(K, V) bool) int {
 	return len(gone)
 }
 
+// Drop wipes the value of key, if there is one, while a load of it goes on: it is
+// for a loader that knows before it is done that the value may be served no more.
+// What the load then returns is kept.
+func (c *Cache[K, V]) Drop(key K) {
+	c.mu.Lock()
+	var gone []V
+	if e := c.entries[key]; e != nil {
+		gone = c.drop(e, gone)
+	}
+	c.mu.Unlock()
+	c.evict(gone)
+}
+
 // Sweep wipes every value that is past all its limits and returns how many. Get
 // serves none of them in any case: Sweep is for values that nobody asks for.
 func (c *Cache[K, V]) Sweep() int {

@@ -327,6 +327,9 @@ func (*observer) Lookup(_, _ string)                          {}
 func (*observer) CacheEntries(int)                            {}
 func (*observer) BackendCall(_, _, _ string, _ time.Duration) {}
 func (*observer) BackendUp(string, bool)                      {}
+func (*observer) Breaker(string, broker.BreakerState)         {}
+func (*observer) KEK(_, _, _ string, _ bool)                  {}
+func (*observer) Hedge(string)                                {}
 func (*observer) Degraded(string)                             {}
 func (*observer) Runway(string, time.Duration)                {}
 func (*observer) Configured(_, _ []string)                    {}

@@ -55,6 +55,12 @@ ROWS = [
               [target("sum by (backend, op, class) (rate(keybroker_backend_requests_total{}[$__rate_interval]))", "{{backend}} {{op}} {{class}}")]),
         panel("KMS latency, p99", "By backend and operation.", "s",
               [target("histogram_quantile(0.99, sum by (le, backend, op) (rate(keybroker_backend_request_duration_seconds_bucket{}[$__rate_interval])))", "{{backend}} {{op}}")]),
+        panel("Breakers", "0: the backend is asked; 1: one call tries it again; 2: it is not asked.", "none",
+              [target("keybroker_backend_breaker_state{}", "{{instance}} {{backend}}")]),
+        panel("Master keys", "1: usable when last checked.", "none",
+              [target("keybroker_kek_usable{}", "{{instance}} {{key}} {{backend}} {{kek}}")]),
+        panel("Hedges", "Recipients asked beside one that was slow.", "ops",
+              [target("sum by (key) (rate(keybroker_hedges_total{}[$__rate_interval]))", "{{key}}")]),
     ]),
     ("Audit", [
         panel("Records", "Audit records written.", "ops",

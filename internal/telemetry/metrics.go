@@ -28,6 +28,9 @@ type Metrics struct {
 	backendRequests *prometheus.CounterVec
 	backendDuration *prometheus.HistogramVec
 	backendUp       *prometheus.GaugeVec
+	breaker         *prometheus.GaugeVec
+	kek             *prometheus.GaugeVec
+	hedges          *prometheus.CounterVec
 	degraded        *prometheus.CounterVec
 	auditRecords    *prometheus.CounterVec
 	auditErrors     prometheus.Counter
@@ -84,12 +87,21 @@ func New(version, revision, goVersion string) *Metrics {
 			Name: "keybroker_outage_runway_seconds", Help: "How long this node can serve the key if every KMS of it vanishes now.",
 		}, []string{"key"}),
 		backendRequests: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "keybroker_backend_requests_total", Help: "KMS calls by backend, operation and class: ok or an error class.",
+			Name: "keybroker_backend_requests_total", Help: "KMS calls by backend, operation and class: ok, an error class, or canceled when another recipient was faster.",
 		}, []string{"backend", "op", "class"}),
 		backendDuration: histogram("keybroker_backend_request_duration_seconds", "How long KMS calls took.", backendBuckets, "backend", "op"),
 		backendUp: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "keybroker_backend_up", Help: "Whether the last call got an answer: 1 or 0. Absent before the first call.",
 		}, []string{"backend"}),
+		breaker: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "keybroker_backend_breaker_state", Help: "Whether calls go to the backend: 0 yes, 1 one tries it again, 2 not for now.",
+		}, []string{"backend"}),
+		kek: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "keybroker_kek_usable", Help: "Whether the master key could be used for the key when that was last checked: 1 or 0.",
+		}, []string{"key", "backend", "kek"}),
+		hedges: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "keybroker_hedges_total", Help: "Recipients asked beside one that was slow.",
+		}, []string{"key"}),
 		degraded: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "keybroker_envelopes_degraded_total", Help: "Envelopes made that lack some of their key's recipients.",
 		}, []string{"key"}),
@@ -118,7 +130,7 @@ func New(version, revision, goVersion string) *Metrics {
 	m.reloadSuccess.Set(1)
 	m.Registry.MustRegister(
 		m.requests, m.requestDuration, m.lookups, m.entries, m.runway, m.backendRequests, m.backendDuration,
-		m.backendUp, m.degraded, m.auditRecords, m.auditErrors, m.auditSync, m.auditHead, m.reloadSuccess, build,
+		m.backendUp, m.breaker, m.kek, m.hedges, m.degraded, m.auditRecords, m.auditErrors, m.auditSync, m.auditHead, m.reloadSuccess, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	return m
@@ -180,6 +192,21 @@ func (m *Metrics) BackendUp(backend string, up bool) {
 	m.ofBackend(backend, func() { m.backendUp.WithLabelValues(backend).Set(bit(up)) })
 }
 
+// Breaker implements broker.Observer.
+func (m *Metrics) Breaker(backend string, state broker.BreakerState) {
+	m.ofBackend(backend, func() { m.breaker.WithLabelValues(backend).Set(float64(state)) })
+}
+
+// KEK implements broker.Observer.
+func (m *Metrics) KEK(key, backend, kek string, usable bool) {
+	m.ofKey(key, func() { m.kek.WithLabelValues(key, backend, kek).Set(bit(usable)) })
+}
+
+// Hedge implements broker.Observer.
+func (m *Metrics) Hedge(key string) {
+	m.ofKey(key, func() { m.hedges.WithLabelValues(key).Inc() })
+}
+
 // Degraded implements broker.Observer.
 func (m *Metrics) Degraded(key string) {
 	m.ofKey(key, func() { m.degraded.WithLabelValues(key).Inc() })
@@ -220,6 +247,7 @@ func (m *Metrics) Configured(backends, keys []string) {
 		m.backendRequests.DeletePartialMatch(of)
 		m.backendDuration.DeletePartialMatch(of)
 		m.backendUp.DeletePartialMatch(of)
+		m.breaker.DeletePartialMatch(of)
 	}
 	for _, gone := range without(m.keys, keys) {
 		of := prometheus.Labels{"key": gone}
@@ -227,10 +255,13 @@ func (m *Metrics) Configured(backends, keys []string) {
 		m.lookups.DeletePartialMatch(of)
 		m.runway.DeletePartialMatch(of)
 		m.degraded.DeletePartialMatch(of)
+		m.hedges.DeletePartialMatch(of)
 	}
+	m.kek.Reset() // the broker tells of those there are, next
 	m.hot.Clear() // it may hold series that were deleted
 	for _, key := range keys {
 		m.degraded.WithLabelValues(key)
+		m.hedges.WithLabelValues(key)
 		for _, result := range []string{"hit", "miss", "stale", "negative"} {
 			m.lookups.WithLabelValues(key, result)
 		}

@@ -29,6 +29,9 @@ func told() *telemetry.Metrics {
 	m.CacheEntries(3)
 	m.BackendCall("vault", "unwrap", "ok", time.Millisecond)
 	m.BackendUp("vault", true)
+	m.Breaker("vault", broker.BreakerHalfOpen)
+	m.KEK("tikv", "vault", "master", true)
+	m.Hedge("tikv")
 	m.Degraded("tikv")
 	m.Runway("tikv", 90*time.Minute)
 	m.AuditWritten("unwrap", "ok")
@@ -50,7 +53,10 @@ keybroker_audit_records_total{event="unwrap",outcome="ok"} 1
 # HELP keybroker_audit_write_errors_total Audit writes and syncs that failed.
 # TYPE keybroker_audit_write_errors_total counter
 keybroker_audit_write_errors_total 1
-# HELP keybroker_backend_requests_total KMS calls by backend, operation and class: ok or an error class.
+# HELP keybroker_backend_breaker_state Whether calls go to the backend: 0 yes, 1 one tries it again, 2 not for now.
+# TYPE keybroker_backend_breaker_state gauge
+keybroker_backend_breaker_state{backend="vault"} 1
+# HELP keybroker_backend_requests_total KMS calls by backend, operation and class: ok, an error class, or canceled when another recipient was faster.
 # TYPE keybroker_backend_requests_total counter
 keybroker_backend_requests_total{backend="vault",class="ok",op="unwrap"} 1
 # HELP keybroker_backend_up Whether the last call got an answer: 1 or 0. Absent before the first call.
@@ -74,6 +80,12 @@ keybroker_config_last_reload_success 0
 # HELP keybroker_envelopes_degraded_total Envelopes made that lack some of their key's recipients.
 # TYPE keybroker_envelopes_degraded_total counter
 keybroker_envelopes_degraded_total{key="tikv"} 1
+# HELP keybroker_hedges_total Recipients asked beside one that was slow.
+# TYPE keybroker_hedges_total counter
+keybroker_hedges_total{key="tikv"} 1
+# HELP keybroker_kek_usable Whether the master key could be used for the key when that was last checked: 1 or 0.
+# TYPE keybroker_kek_usable gauge
+keybroker_kek_usable{backend="vault",kek="master",key="tikv"} 1
 # HELP keybroker_outage_runway_seconds How long this node can serve the key if every KMS of it vanishes now.
 # TYPE keybroker_outage_runway_seconds gauge
 keybroker_outage_runway_seconds{key="tikv"} 5400
@@ -176,8 +188,9 @@ func TestRemovedNames(t *testing.T) {
 	m.Runway("other", time.Minute)
 	m.Request("grpc", "UnwrapKey", "store", "other", broker.CodeOK, time.Millisecond)
 
+	m.KEK("other", "aws", "gone", true) // a recipient may go while its key and backend stay
 	m.Configured([]string{"aws"}, []string{"other"})
-	wantNone(t, m, "vault", "tikv")
+	wantNone(t, m, "vault", "tikv", "gone")
 	for name, want := range map[string]int{
 		"keybroker_backend_up":                       1,
 		"keybroker_backend_requests_total":           1,
@@ -197,6 +210,9 @@ func TestRemovedNames(t *testing.T) {
 	m.Request("grpc", "UnwrapKey", "store", "tikv", broker.CodeOK, time.Millisecond)
 	m.BackendCall("vault", "unwrap", "unavailable", time.Second)
 	m.BackendUp("vault", false)
+	m.Breaker("vault", broker.BreakerOpen)
+	m.KEK("tikv", "vault", "master", false)
+	m.Hedge("tikv")
 	m.Lookup("tikv", "miss")
 	m.Degraded("tikv")
 	m.Runway("tikv", time.Minute)

@@ -1,0 +1,91 @@
+package broker
+
+import (
+	"errors"
+	"time"
+
+	"github.com/failsafe-go/failsafe-go/circuitbreaker"
+
+	"github.com/keybroker/keybroker/backends"
+)
+
+// A backend that has not answered breakerFailures times in a row is not asked
+// for breakerPause, a fifth more or less; then one call tries it again. The pause
+// is short, because it is also how long a caller waits after an outage.
+const (
+	breakerFailures = 5
+	breakerPause    = time.Second
+)
+
+// BreakerState tells whether calls go to a backend.
+type BreakerState uint8
+
+// The states. Their numbers are those of keybroker_backend_breaker_state.
+const (
+	// BreakerClosed: it is asked.
+	BreakerClosed BreakerState = 0
+	// BreakerHalfOpen: one call tries whether it answers again.
+	BreakerHalfOpen BreakerState = 1
+	// BreakerOpen: it is not asked for now.
+	BreakerOpen BreakerState = 2
+)
+
+// String returns "closed", "half-open" or "open".
+func (s BreakerState) String() string {
+	switch s {
+	case BreakerHalfOpen:
+		return "half-open"
+	case BreakerOpen:
+		return "open"
+	default:
+		return "closed"
+	}
+}
+
+func newBreaker(changed func(BreakerState)) circuitbreaker.CircuitBreaker[any] {
+	return circuitbreaker.NewBuilder[any]().
+		WithFailureThreshold(breakerFailures).
+		WithSuccessThreshold(1).
+		WithDelay(breakerPause).
+		WithJitterFactor(0.2).
+		OnStateChanged(func(e circuitbreaker.StateChangedEvent) { changed(breakerState(e.NewState)) }).
+		Build()
+}
+
+func breakerState(s circuitbreaker.State) BreakerState {
+	switch s {
+	case circuitbreaker.OpenState:
+		return BreakerOpen
+	case circuitbreaker.HalfOpenState:
+		return BreakerHalfOpen
+	default:
+		return BreakerClosed
+	}
+}
+
+// errNotAsked is in the error of a call that the breaker did not let through.
+var errNotAsked = errors.New("not asked")
+
+// admit returns an error with errNotAsked if the backend is not to be asked now.
+// After nil there must be a call.
+func (m *kms) admit(op, key string) error {
+	if m.breaker.TryAcquirePermit() {
+		return nil
+	}
+	return backends.Errorf(backends.Unavailable, op, key,
+		"%w: it failed %d times in a row and is tried again within two seconds; the last time: %s", errNotAsked, breakerFailures, m.state().lastError)
+}
+
+// weigh tells the breaker how a call went. Any answer shows that the backend
+// works, also one that refuses: what a caller can make it refuse must not open
+// the breaker for others.
+func (m *kms) weigh(err error) {
+	switch {
+	case err != nil && !answered(backends.ClassOf(err)):
+		m.breaker.RecordFailure()
+	case m.breaker.IsClosed():
+		m.breaker.RecordSuccess()
+	default:
+		m.breaker.Close()
+	}
+}

@@ -1,0 +1,329 @@
+package broker_test
+
+import (
+	"bytes"
+	"context"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/broker"
+	"github.com/keybroker/keybroker/cache"
+)
+
+// threeKMS is a fixture whose key "tikv" has the recipients one, two and three, in
+// this order, and whose clocks are the bubble's.
+type threeKMS struct {
+	*fixture
+	three *fakeKMS
+	dek   []byte
+	// wrapped opens with each of them.
+	wrapped []byte
+}
+
+// newThreeKMS must be called in a bubble.
+func newThreeKMS(t *testing.T, change ...func(*fixture)) *threeKMS {
+	t.Helper()
+	f := &threeKMS{three: newFakeKMS("three")}
+	f.fixture = newFixture(t, append([]func(*fixture){func(of *fixture) {
+		of.clock = time.Now
+		timeout := 3 * time.Second
+		of.settings.Backends = map[string]broker.Backend{}
+		for _, k := range []*fakeKMS{of.one, of.two, f.three} {
+			of.settings.Backends[k.name] = broker.Backend{KMS: k, Provider: "fake", Type: "fake", Timeout: timeout}
+		}
+		of.settings.Keys = []broker.Key{newKey("tikv", "one/a", "two/a", "three/a")}
+	}}, change...)...)
+	synctest.Wait() // for the first checks
+	f.dek, f.wrapped = f.generate(uidTiKV, "tikv", nil)
+	return f
+}
+
+// opens empties the cache, unwraps, and returns how long that took.
+func (f *threeKMS) opens() time.Duration {
+	f.t.Helper()
+	f.purgeAll()
+	began := time.Now()
+	u, err := f.unwrap(f.wrapped, nil)
+	if err != nil {
+		f.t.Fatalf("Unwrap: %s", explain(err))
+	}
+	if !bytes.Equal(u.Plaintext.Bytes(), f.dek) {
+		f.t.Fatal("another data key")
+	}
+	return time.Since(began)
+}
+
+// hang has every call of k wait for its ctx.
+func (k *fakeKMS) hang() { k.delay.Store(int64(time.Hour)) }
+
+func TestHedge(t *testing.T) {
+	t.Run("a slow recipient is hedged by the next", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			f := newThreeKMS(t)
+			f.one.hang()
+			if took := f.opens(); took != 300*time.Millisecond {
+				t.Errorf("it took %v, want the wait for a backend of unknown pace", took)
+			}
+			synctest.Wait()
+			if f.observe.of("hedge", "tikv") != 1 || f.observe.of("call", "one", "unwrap", "canceled") != 1 {
+				t.Errorf("hedges and cancelled calls are not counted once: %v", f.observe.counts)
+			}
+			if f.observe.of("call", "one", "unwrap", "unavailable") != 0 {
+				t.Error("a call that lost the race is counted as a failure")
+			}
+			if n := f.three.unwraps.Load(); n != 1 {
+				t.Errorf("the third was asked %d times, want only for its own read-back", n)
+			}
+		})
+	})
+	t.Run("after hedge_after if it is configured", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			f := newThreeKMS(t, func(f *fixture) { f.settings.Keys[0].HedgeAfter = 70 * time.Millisecond })
+			f.one.hang()
+			f.two.hang()
+			if took := f.opens(); took != 140*time.Millisecond {
+				t.Errorf("it took %v, want twice 70 ms", took)
+			}
+		})
+	})
+	t.Run("after what 95 % of its answers took", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			f := newThreeKMS(t)
+			f.one.delay.Store(int64(90 * time.Millisecond))
+			for range 40 {
+				if took := f.opens(); took != 90*time.Millisecond {
+					t.Fatalf("it took %v", took)
+				}
+			}
+			f.one.hang()
+			if took := f.opens(); took != 112500*time.Microsecond {
+				t.Errorf("it took %v, want a quarter more than its answers took", took)
+			}
+		})
+	})
+	t.Run("bounded below", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			f := newThreeKMS(t)
+			for range 40 {
+				f.opens()
+			}
+			f.one.hang()
+			if took := f.opens(); took != 20*time.Millisecond {
+				t.Errorf("it took %v, want 20 ms", took)
+			}
+		})
+	})
+	t.Run("the slow one may still win", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			f := newThreeKMS(t)
+			f.one.delay.Store(int64(400 * time.Millisecond))
+			f.two.hang()
+			f.three.down(backends.Unavailable)
+			if took := f.opens(); took != 400*time.Millisecond {
+				t.Errorf("it took %v", took)
+			}
+			if last := f.audit.last(t); !strings.Contains(last, `"backend":"one"`) {
+				t.Errorf("the record names another backend: %s", last)
+			}
+		})
+	})
+	t.Run("nothing that a loser opened stays in memory", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			f := newThreeKMS(t)
+			// It does not notice that it was cancelled.
+			late := func(_ context.Context, ik []byte) ([]byte, error) { time.Sleep(time.Second); return ik, nil }
+			f.one.onUnwrap.Store(&late)
+			f.opens()
+			time.Sleep(time.Second)
+			synctest.Wait()
+			f.purgeAll()
+			if used := f.arena.Stats().UsedSlots; used != 0 {
+				t.Errorf("%d keys are in locked memory after a purge", used)
+			}
+		})
+	})
+}
+
+func TestSlowBackendIsAskedLast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newThreeKMS(t)
+		f.one.hang()
+		f.opens()
+		f.opens()
+		asked := f.one.unwraps.Load()
+		if took := f.opens(); took != 0 {
+			t.Errorf("the third call took %v, want none: it lost twice", took)
+		}
+		if f.one.unwraps.Load() != asked {
+			t.Error("the slow one was asked again")
+		}
+		// If nobody else answers, it is.
+		f.two.down(backends.Unavailable)
+		f.three.down(backends.Unavailable)
+		f.one.delay.Store(int64(2 * time.Second))
+		if took := f.opens(); took != 2*time.Second {
+			t.Errorf("it took %v, want the slow one's two seconds", took)
+		}
+		f.two.up()
+		f.three.up()
+		f.one.delay.Store(0)
+		time.Sleep(12 * time.Second) // it is checked
+		asked = f.one.unwraps.Load()
+		if f.opens(); f.one.unwraps.Load() != asked+1 {
+			t.Error("it is not asked first, now that a check found it fast again")
+		}
+	})
+}
+
+func TestFailover(t *testing.T) {
+	for name, fault := range map[string]func(*fakeKMS){
+		"unavailable":     func(k *fakeKMS) { k.down(backends.Unavailable) },
+		"throttled":       func(k *fakeKMS) { k.down(backends.Throttled) },
+		"unauthenticated": func(k *fakeKMS) { k.down(backends.Unauthenticated) },
+		"internal":        func(k *fakeKMS) { k.down(backends.Internal) },
+		"disabled":        func(k *fakeKMS) { k.down(backends.Disabled) },
+		"denied":          func(k *fakeKMS) { k.down(backends.Denied) },
+		"deleted":         func(k *fakeKMS) { k.down(backends.NotFound) },
+		"another key": func(k *fakeKMS) {
+			other := func(context.Context, []byte) ([]byte, error) { return bytes.Repeat([]byte{1}, 32), nil }
+			k.onUnwrap.Store(&other)
+		},
+		"garbage": func(k *fakeKMS) {
+			short := func(context.Context, []byte) ([]byte, error) { return []byte{1}, nil }
+			k.onUnwrap.Store(&short)
+		},
+		"panic": func(k *fakeKMS) {
+			panics := func(context.Context, []byte) ([]byte, error) { panic("as the test asked") }
+			k.onUnwrap.Store(&panics)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newThreeKMS(t)
+				fault(f.one)
+				if took := f.opens(); took != 0 {
+					t.Errorf("with one of three gone it took %v, want no wait", took)
+				}
+				fault(f.two)
+				if took := f.opens(); took != 0 {
+					t.Errorf("with two of three gone it took %v, want no wait", took)
+				}
+			})
+		})
+	}
+}
+
+func TestBreaker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newThreeKMS(t)
+		f.one.down(backends.Unavailable)
+		for range 5 {
+			f.opens()
+		}
+		if f.observe.of("breaker", "one", "open") != 1 {
+			t.Fatalf("five failures in a row did not open the breaker: %v", f.observe.counts)
+		}
+		asked := f.one.unwraps.Load()
+		f.opens()
+		if f.one.unwraps.Load() != asked {
+			t.Error("it was asked although its breaker is open")
+		}
+		f.one.up()
+		time.Sleep(1500 * time.Millisecond)
+		f.opens()
+		if f.one.unwraps.Load() != asked+1 || f.observe.of("breaker", "one", "closed") < 2 {
+			t.Error("it is not tried and trusted again")
+		}
+	})
+	t.Run("what a caller can cause does not open it", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			f := newThreeKMS(t)
+			for _, k := range []*fakeKMS{f.one, f.two, f.three} {
+				k.failUnwrap.Store(backends.Errorf(backends.InvalidCiphertext, "unwrap", "a", "as the test asked"))
+			}
+			for range 20 {
+				f.purgeAll()
+				_, err := f.unwrap(f.wrapped, nil)
+				wantReason(t, err, broker.InvalidEnvelope)
+			}
+			if f.observe.of("breaker", "one", "open") != 0 {
+				t.Error("it opened")
+			}
+		})
+	})
+	t.Run("with all of them open the answer comes at once", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			f := newThreeKMS(t)
+			for _, k := range []*fakeKMS{f.one, f.two, f.three} {
+				k.hang()
+			}
+			f.purgeAll()
+			for range 5 {
+				_, err := f.unwrap(f.wrapped, nil)
+				wantReason(t, err, broker.BackendUnavailable)
+			}
+			began := time.Now()
+			_, err := f.unwrap(f.wrapped, nil)
+			if e := wantError(t, err, broker.BackendUnavailable); e.RetryAfter == 0 {
+				t.Error("it does not say when to try again")
+			}
+			if took := time.Since(began); took != 0 {
+				t.Errorf("it took %v", took)
+			}
+		})
+	})
+}
+
+func TestRefusalDuringARace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newThreeKMS(t, func(f *fixture) { f.settings.Keys[0].HedgeAfter = 100 * time.Millisecond })
+		f.purgeAll()
+		// One refuses while two, which was asked before that, is at work.
+		f.one.delay.Store(int64(100 * time.Millisecond)) // twice, since it is confirmed
+		f.one.failUnwrap.Store(backends.Errorf(backends.Disabled, "unwrap", "a", "as the test asked"))
+		f.two.delay.Store(int64(130 * time.Millisecond))
+		asked := f.two.unwraps.Load()
+		f.three.hang()
+		u, err := f.unwrap(f.wrapped, nil)
+		if err != nil || !bytes.Equal(u.Plaintext.Bytes(), f.dek) {
+			t.Fatalf("Unwrap: %v", err)
+		}
+		if n := f.two.unwraps.Load() - asked; n != 2 {
+			t.Errorf("two was asked %d times, want 2: its first answer was to a call from before the refusal", n)
+		}
+	})
+	t.Run("what is cached is gone at once", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			f := newThreeKMS(t)
+			f.opens()
+			time.Sleep(time.Hour) // past the ttl
+			f.one.failUnwrap.Store(backends.Errorf(backends.Disabled, "unwrap", "a", "as the test asked"))
+			f.two.hang()
+			f.three.hang()
+			_, err := f.unwrap(f.wrapped, nil)
+			wantReason(t, err, broker.BackendUnavailable) // not stale, although the others are unreachable
+			if used := f.arena.Stats().UsedSlots; used != 0 {
+				t.Errorf("%d keys are kept after the refusal", used)
+			}
+		})
+	})
+}
+
+func TestStaleWhileEveryBreakerIsOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newThreeKMS(t)
+		for _, k := range []*fakeKMS{f.one, f.two, f.three} {
+			k.down(backends.Unavailable)
+		}
+		time.Sleep(time.Hour + time.Minute)
+		for range 10 {
+			u, err := f.unwrap(f.wrapped, nil)
+			if err != nil || u.Source != cache.Stale {
+				t.Fatalf("source %v, error %v", u.Source, err)
+			}
+		}
+	})
+}

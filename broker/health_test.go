@@ -1,0 +1,217 @@
+package broker_test
+
+import (
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/broker"
+)
+
+// checkEvery is the check_interval in these tests.
+const checkEvery = 5 * time.Minute
+
+func checked(f *fixture) { f.settings.Keys[0].CheckInterval = checkEvery }
+
+// cachedKeys is how many intermediate keys are in locked memory.
+func (f *fixture) cachedKeys() int { return f.arena.Stats().UsedSlots }
+
+// backendRecords are the records of master keys' states.
+func (f *fixture) backendRecords() []string {
+	f.t.Helper()
+	var found []string
+	for _, line := range f.audit.lines(f.t) {
+		if strings.Contains(line, `"event":"backend"`) {
+			found = append(found, line)
+		}
+	}
+	return found
+}
+
+func TestRefusedKEKIsFound(t *testing.T) {
+	for _, test := range []struct {
+		class  backends.Class
+		reason broker.Reason
+	}{
+		{backends.Disabled, broker.KEKDisabled},
+		{backends.NotFound, broker.KEKDisabled},
+		{backends.Denied, broker.KEKDenied},
+	} {
+		t.Run(test.class.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newThreeKMS(t, checked)
+				f.one.failUnwrap.Store(backends.Errorf(test.class, "unwrap", "a", "as the test asked"))
+				time.Sleep(checkEvery)
+				synctest.Wait()
+				if n := f.cachedKeys(); n != 0 {
+					t.Errorf("%d intermediate keys that it opened are still cached", n)
+				}
+				if f.observe.of("kek", "tikv", "one", "a", "false") == 0 {
+					t.Error("no metric tells")
+				}
+				records := f.backendRecords()
+				if len(records) != 1 || !strings.Contains(records[0], `"reason":"`+string(test.reason)+`"`) || !strings.Contains(records[0], `"backend":"one"`) {
+					t.Fatalf("want one record that names it: %v", records)
+				}
+				infos, err := f.ListKeys(t.Context(), by(uidOps))
+				if err != nil || infos[0].State != broker.KeyDegraded {
+					t.Errorf("state %v, %v", infos, err)
+				}
+				if took := f.opens(); took != 0 {
+					t.Errorf("the others took %v", took)
+				}
+				if last := f.audit.last(t); !strings.Contains(last, `"backend":"two"`) {
+					t.Errorf("not opened by the next: %s", last)
+				}
+
+				// It is told once, and again when it is over.
+				time.Sleep(checkEvery)
+				f.one.failUnwrap.Store(nil)
+				time.Sleep(20 * time.Second)
+				synctest.Wait()
+				if records := f.backendRecords(); len(records) != 2 || !strings.Contains(records[1], `"outcome":"ok"`) {
+					t.Errorf("want a second record, that it works: %v", records)
+				}
+			})
+		})
+	}
+}
+
+func TestRefusedVersionIsFound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newThreeKMS(t, checked)
+		f.one.rotate("2")
+		f.one.disabled.Store("1", true)
+		time.Sleep(checkEvery)
+		synctest.Wait()
+		if n := f.cachedKeys(); n != 0 {
+			t.Errorf("%d intermediate keys that the version opened are still cached", n)
+		}
+		infos, err := f.ListKeys(t.Context(), by(uidOps))
+		if err != nil || infos[0].State != broker.KeyReady {
+			t.Errorf("state %v, %v, although the master key works", infos, err)
+		}
+	})
+}
+
+func TestOutageIsNoRefusal(t *testing.T) {
+	for _, class := range []backends.Class{backends.Unavailable, backends.Throttled, backends.Internal, backends.Unauthenticated} {
+		t.Run(class.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newThreeKMS(t, checked)
+				cached := f.cachedKeys()
+				f.one.down(class)
+				time.Sleep(2 * checkEvery)
+				synctest.Wait()
+				if n := f.cachedKeys(); n != cached {
+					t.Errorf("%d keys are cached, of %d", n, cached)
+				}
+				if records := f.backendRecords(); len(records) != 0 {
+					t.Errorf("an outage is on the record as a refusal: %v", records)
+				}
+			})
+		})
+	}
+}
+
+func TestCheckReallyUnwraps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newThreeKMS(t, checked)
+		// A broker that never wrapped anything makes itself something to open.
+		f.settings.Keys = append(f.settings.Keys, newKey("unused", "one/b"))
+		f.settings.Keys[1].CheckInterval = checkEvery
+		f.reload()
+		time.Sleep(checkEvery + time.Second)
+		f.one.failUnwrap.Store(backends.Errorf(backends.Disabled, "unwrap", "b", "as the test asked"))
+		checks := f.one.checks.Load() // they go on to say that all is well
+		time.Sleep(checkEvery)
+		synctest.Wait()
+		if f.observe.of("kek", "unused", "one", "b", "false") == 0 {
+			t.Error("a master key that wraps and does not unwrap passes for good")
+		}
+		if f.one.checks.Load() != checks {
+			t.Error("it relied on what the backend says of itself")
+		}
+	})
+}
+
+func TestRecipientThatMayOnlyUnwrap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newThreeKMS(t, checked, func(f *fixture) {
+			f.settings.Keys[0].MinRecipients = 1
+			f.one.failWrap.Store(backends.Errorf(backends.Denied, "wrap", "a", "as the test asked"))
+		})
+		if n := f.recipientsOf(f.wrapped); n != 2 {
+			t.Fatalf("%d recipients", n)
+		}
+		time.Sleep(3 * checkEvery)
+		synctest.Wait()
+		if f.observe.of("kek", "tikv", "one", "a", "false") != 0 || len(f.backendRecords()) != 0 {
+			t.Errorf("it passes for refused: %v, %v", f.observe.counts, f.backendRecords())
+		}
+		infos, err := f.ListKeys(t.Context(), by(uidOps))
+		if err != nil || infos[0].State != broker.KeyDegraded {
+			t.Errorf("state %v, %v, although what is wrapped lacks it", infos, err)
+		}
+	})
+}
+
+func TestDegraded(t *testing.T) {
+	oneIsEnough := func(f *fixture) { f.settings.Keys[0].MinRecipients = 1 }
+	t.Run("a recipient that hangs does not hold up the others for long", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			f := newThreeKMS(t, checked, oneIsEnough)
+			f.two.hang()
+			f.purgeAll()
+			began := time.Now()
+			_, wrapped := f.generate(uidTiKV, "tikv", nil)
+			if took := time.Since(began); took != time.Second {
+				t.Errorf("it took %v, want a second", took)
+			}
+			if n := f.recipientsOf(wrapped); n != 2 {
+				t.Errorf("%d recipients, want 2", n)
+			}
+			if f.observe.of("degraded", "tikv") != 1 || !strings.Contains(f.audit.last(t), "degraded") {
+				t.Errorf("neither metric nor record says so: %s", f.audit.last(t))
+			}
+		})
+	})
+	t.Run("healed as soon as the KMS is back", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			f := newThreeKMS(t, checked, oneIsEnough)
+			f.two.down(backends.Unavailable)
+			f.purgeAll()
+			_, degraded := f.generate(uidTiKV, "tikv", nil)
+			f.two.up()
+			time.Sleep(12 * time.Second)
+			synctest.Wait()
+			_, whole := f.generate(uidTiKV, "tikv", nil)
+			if n := f.recipientsOf(whole); n != 3 {
+				t.Errorf("%d recipients, want 3 within seconds", n)
+			}
+			healed, err := f.Rewrap(t.Context(), by(uidOps), broker.RewrapRequest{WrappedKey: degraded})
+			if err != nil {
+				t.Fatal(explain(err))
+			}
+			if n := f.recipientsOf(healed.WrappedKey); n != 3 {
+				t.Errorf("%d recipients after rewrap, want 3", n)
+			}
+		})
+	})
+	t.Run("not tried at every check while it still fails", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			f := newThreeKMS(t, checked, oneIsEnough)
+			f.two.failWrap.Store(backends.Errorf(backends.Unavailable, "wrap", "a", "as the test asked"))
+			f.purgeAll()
+			f.generate(uidTiKV, "tikv", nil)
+			before := f.one.wraps.Load()
+			time.Sleep(checkEvery / 4 * 3)
+			synctest.Wait()
+			if n := f.one.wraps.Load() - before; n < 1 || n > 8 {
+				t.Errorf("%d attempts to heal, want a few, further and further apart", n)
+			}
+		})
+	})
+}
