@@ -1,5 +1,10 @@
 // Package doctor looks at a host for what could keep a broker from serving, or
 // from protecting what it holds.
+//
+//	doctor.go        what a finding is
+//	facts.go         what can be found out about a host
+//	judge.go         what the facts mean
+//	look_linux.go    finds them out
 package doctor
 
 import "encoding/json"
