@@ -1,6 +1,8 @@
 package broker_test
 
 import (
+	"testing"
+
 	"github.com/keybroker/keybroker/broker"
 	"github.com/keybroker/keybroker/broker/envelope"
 )
@@ -66,4 +68,21 @@ func (f *fixture) recipientsOf(wrapped []byte) int {
 		f.t.Fatal(err)
 	}
 	return len(env.IK().Recipients())
+}
+
+// purge empties the cache of one key.
+func (f *fixture) purge(key string) {
+	f.t.Helper()
+	if _, err := f.Purge(f.t.Context(), by(uidOps), key, true); err != nil {
+		f.t.Fatal(explain(err))
+	}
+}
+
+func pairs(t *testing.T, m map[string]string) envelope.Pairs {
+	t.Helper()
+	p, err := envelope.NewPairs(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
 }

@@ -41,6 +41,7 @@ type fixture struct {
 	audit    *auditLog
 	one, two *fakeKMS
 	settings broker.Settings
+	loadErr  error // of each reload
 	now      *fakeClock
 	// clock is both clocks of the Broker: now's, unless the test is about what
 	// passes by itself.
@@ -80,7 +81,7 @@ func newFixture(t *testing.T, change ...func(*fixture)) *fixture {
 	f.audit = newAuditLog(t, f.clock)
 	b, err := broker.New(t.Context(), broker.Options{
 		Version:       "test",
-		Load:          func(context.Context) (broker.Settings, error) { return f.settings, nil },
+		Load:          func(context.Context) (broker.Settings, error) { return f.settings, f.loadErr },
 		Audit:         f.audit.Log,
 		Arena:         f.arena,
 		CacheCapacity: 64,

@@ -3,6 +3,7 @@ package broker_test
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -80,4 +81,33 @@ func (l *auditLog) end(t *testing.T) {
 	if err := l.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// entry is what these tests read of a record.
+type entry struct {
+	Event   string
+	Outcome string
+	Code    string
+	Reason  string
+	Client  struct {
+		Name, Method, Addr string
+		UID                *uint32
+	}
+	Key    string
+	Count  uint64
+	Detail string
+}
+
+// since are the records after the first n.
+func (l *auditLog) since(t *testing.T, n int) []entry {
+	t.Helper()
+	var entries []entry
+	for _, line := range l.lines(t)[n:] {
+		var e entry
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			t.Fatalf("%v: %s", err, line)
+		}
+		entries = append(entries, e)
+	}
+	return entries
 }
