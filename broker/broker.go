@@ -159,7 +159,7 @@ func (b *Broker) Close(ctx context.Context) error {
 // kmsOf wraps a backend, or finds the wrapper it has.
 func (b *Broker) kmsOf(name string, of Backend) *kms {
 	if old := b.snap.Load(); old != nil {
-		if m := old.kmss[name]; m != nil && m.of == of {
+		if m := old.kmss[name]; m != nil && m.of.same(of) {
 			return m
 		}
 	}

@@ -263,7 +263,7 @@ func TestRecipients(t *testing.T) {
 		asked := f.one.unwraps.Load()
 		_, err := f.unwrap(wrapped, nil)
 		e := wantError(t, err, broker.NoBackend)
-		for _, part := range []string{f.one.ref("a"), "keys.tikv.former_recipients"} {
+		for _, part := range []string{f.one.ref("a"), `add {backend: one, key: "a"} to keys.tikv.former_recipients`} {
 			if !strings.Contains(e.Message, part) {
 				t.Errorf("the message does not name %s: %s", part, e.Message)
 			}
@@ -533,8 +533,18 @@ func TestInspectAsksNobody(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if i.KeyName != "tikv" || len(i.Recipients) != 1 || i.Recipients[0] != (broker.KEK{Provider: "fake", Reference: f.one.ref("a"), Version: "1"}) || !i.CreatedAt.Equal(f.now.Now()) {
+	want := broker.RecipientInfo{KEK: broker.KEK{Provider: "fake", Reference: f.one.ref("a"), Version: "1"}, Backend: "one", State: broker.RecipientUsable}
+	if i.KeyName != "tikv" || len(i.Recipients) != 1 || i.Recipients[0] != want || !i.CreatedAt.Equal(f.now.Now()) {
 		t.Errorf("%+v", i)
+	}
+	f.settings.Keys[0].Recipients[0].Backend = "two"
+	f.reload()
+	if i, err = f.Inspect(t.Context(), by(uidInspect), wrapped); err != nil {
+		t.Fatal(err)
+	}
+	want.Backend, want.State = "", broker.RecipientNotConfigured
+	if len(i.Recipients) != 1 || i.Recipients[0] != want {
+		t.Errorf("%+v for a recipient that is not listed any more", i)
 	}
 	if f.one.unwraps.Load() != calls {
 		t.Error("a backend was called")

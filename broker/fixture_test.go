@@ -67,8 +67,8 @@ func newFixture(t *testing.T, change ...func(*fixture)) *fixture {
 	f.observe = newObserver()
 	f.settings = broker.Settings{
 		Backends: map[string]broker.Backend{
-			"one": {KMS: f.one, Provider: "fake", Type: "fake", Timeout: time.Minute},
-			"two": {KMS: f.two, Provider: "fake", Type: "fake", Timeout: time.Minute},
+			"one": {KMS: f.one, Provider: "fake", Type: "fake", Timeout: time.Minute, KeyOf: keyOf},
+			"two": {KMS: f.two, Provider: "fake", Type: "fake", Timeout: time.Minute, KeyOf: keyOf},
 		},
 		Keys:   []broker.Key{newKey("tikv", "one/a"), newKey("other", "one/a")},
 		Policy: newPolicy(t),
@@ -237,6 +237,8 @@ func (k *fakeKMS) work(ctx context.Context, op string) error {
 }
 
 func (k *fakeKMS) ref(key string) string { return "ref:" + k.name + "/" + key }
+
+func keyOf(reference string) string { return reference[strings.LastIndex(reference, "/")+1:] }
 
 func (k *fakeKMS) Wrap(ctx context.Context, req backends.WrapRequest) (backends.Wrapped, error) {
 	k.wraps.Add(1)

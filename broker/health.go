@@ -84,6 +84,19 @@ func (c *conditions) hasten(r keyRecipient, due time.Time) {
 	}
 }
 
+// suspect has every recipient of a backend checked at due, if not before: what
+// one of them showed of their KMS is news for all.
+func (c *conditions) suspect(backend string, due time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for r, known := range c.of {
+		if r.Backend == backend && due.Before(known.due) {
+			known.due = due
+			c.of[r] = known
+		}
+	}
+}
+
 // prove remembers what r can be checked with.
 func (c *conditions) prove(r keyRecipient, p proof) {
 	c.mu.Lock()
@@ -307,8 +320,12 @@ func (b *Broker) tried(r keyRecipient, err error) {
 	switch known := b.conditions.get(r); {
 	case err == nil && (known.good || known.refused):
 	case err == nil:
+		b.conditions.suspect(r.Backend, b.uptime())
 		b.conditions.change(r, func(c *condition) { c.good, c.due = true, b.uptime().Add(probeBad) })
 	case !answered(backends.ClassOf(err)) && b.ctx.Err() == nil:
+		if known.good {
+			b.conditions.suspect(r.Backend, b.uptime())
+		}
 		b.conditions.change(r, func(c *condition) { c.good, c.due = false, b.uptime().Add(probeBad) })
 	}
 }
@@ -316,6 +333,9 @@ func (b *Broker) tried(r keyRecipient, err error) {
 // wrote notes how a recipient did when it was to wrap. What it wrapped and opened
 // again is what it is checked with from now on.
 func (b *Broker) wrote(k *key, r recipient, err error) {
+	if err != nil && !answered(backends.ClassOf(err)) {
+		b.conditions.suspect(r.Backend, b.uptime())
+	}
 	b.conditions.change(keyRecipient{k.Name, r.Recipient}, func(c *condition) {
 		c.unwritable = err != nil && answered(backends.ClassOf(err))
 		if c.good = err == nil || c.good && answered(backends.ClassOf(err)); err != nil || c.refused {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/keybroker/keybroker/audit"
+	"github.com/keybroker/keybroker/broker/envelope"
 	"github.com/keybroker/keybroker/broker/policy"
 )
 
@@ -13,8 +14,34 @@ import (
 type Inspected struct {
 	KeyName    string
 	CreatedAt  time.Time
-	Recipients []KEK
+	Recipients []RecipientInfo
 }
+
+// RecipientInfo is a recipient of an envelope or of a key, and what the broker
+// knows of it without asking now.
+type RecipientInfo struct {
+	KEK
+	// Backend is the one through which it is asked; empty if it is asked nothing.
+	Backend string
+	State   RecipientState
+}
+
+// RecipientState tells whether a recipient can be used.
+type RecipientState uint8
+
+// The states.
+const (
+	// RecipientNotConfigured: the key does not list it, so it is asked nothing.
+	RecipientNotConfigured RecipientState = iota
+	// RecipientUnknown: it has not been tried yet.
+	RecipientUnknown
+	// RecipientUsable: it worked when it was last tried.
+	RecipientUsable
+	// RecipientUnreachable: its KMS did not answer when it was last tried.
+	RecipientUnreachable
+	// RecipientRefused: its KMS refused when it was last tried.
+	RecipientRefused
+)
 
 // KEK is one master key as envelopes name it.
 type KEK struct {
@@ -26,14 +53,14 @@ type KEK struct {
 // Its errors are *Error.
 func (b *Broker) Inspect(ctx context.Context, call Call, wrappedKey []byte) (Inspected, error) {
 	var i Inspected
-	err := b.perform(ctx, call, audit.EventInspect, func(_ context.Context, op *operation) error {
+	err := b.perform(ctx, call, audit.EventInspect, func(ctx context.Context, op *operation) error {
 		k, env, err := op.parse(wrappedKey, policy.Inspect)
 		if err != nil {
 			return err
 		}
 		i = Inspected{KeyName: k.Name, CreatedAt: env.CreatedAt()}
 		for _, r := range env.IK().Recipients() {
-			i.Recipients = append(i.Recipients, KEK{r.Provider, r.Reference, r.Version})
+			i.Recipients = append(i.Recipients, b.recipientOf(ctx, k, r))
 		}
 		return nil
 	})
@@ -41,4 +68,37 @@ func (b *Broker) Inspect(ctx context.Context, call Call, wrappedKey []byte) (Ins
 		return Inspected{}, err
 	}
 	return i, nil
+}
+
+// recipientOf finds out which recipient of k a wrap is for. It calls no backend.
+func (b *Broker) recipientOf(ctx context.Context, k *key, wrap envelope.Recipient) RecipientInfo {
+	info := RecipientInfo{KEK: KEK{wrap.Provider, wrap.Reference, wrap.Version}}
+	ctx, cancel := context.WithCancel(ctx)
+	cancel() // a backend that would have to ask who it is does not
+	for _, r := range k.recipients {
+		if wrap.Provider != r.kms.of.Provider {
+			continue
+		}
+		switch listed, err := r.kms.match(ctx, r.Key, wrap.Reference); {
+		case err != nil:
+			info.State = RecipientUnknown // it may be this one, or another
+		case listed:
+			info.Backend, info.State = r.Backend, b.stateOf(k, r)
+			return info
+		}
+	}
+	return info
+}
+
+func (b *Broker) stateOf(k *key, r recipient) RecipientState {
+	switch known := b.conditions.get(keyRecipient{k.Name, r.Recipient}); {
+	case !known.tried:
+		return RecipientUnknown
+	case known.refused, known.unwritable:
+		return RecipientRefused
+	case known.good:
+		return RecipientUsable
+	default:
+		return RecipientUnreachable
+	}
 }

@@ -56,7 +56,7 @@ func (b *Broker) open(ctx context.Context, op *operation, k *key, part *envelope
 			continue
 		}
 		if err != nil {
-			return nil, source, explain(ctx, k, part, err)
+			return nil, source, b.explain(ctx, k, part, err)
 		}
 		if !k.covers(held) {
 			// Opened, around a reload, by a recipient that is listed no more.

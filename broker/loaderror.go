@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/keybroker/keybroker/backends"
@@ -84,7 +86,7 @@ func isRefusal(err error) bool {
 
 // explain turns why an intermediate key could not be had into what the caller is
 // told. The log has what each KMS said; the caller gets its class.
-func explain(ctx context.Context, k *key, part *envelope.IKPart, err error) error {
+func (b *Broker) explain(ctx context.Context, k *key, part *envelope.IKPart, err error) error {
 	var known *Error
 	if errors.As(err, &known) {
 		return known
@@ -97,7 +99,7 @@ func explain(ctx context.Context, k *key, part *envelope.IKPart, err error) erro
 		return fail(Internal, "key "+k.Name+": internal error; the broker's log has the cause", err)
 	}
 	if len(load.failures) == 0 {
-		return fail(NoBackend, notListed(k, part), err)
+		return fail(NoBackend, b.notListed(ctx, k, part), err)
 	}
 	return fail(reasonOf(load.failures), "key "+k.Name+": "+classes(load.failures)+hint(reasonOf(load.failures)), err)
 }
@@ -147,15 +149,31 @@ func classes(failures []failure) string {
 	return strings.Join(said, "; ")
 }
 
-// notListed names the master keys that could open the envelope, and where the
-// config would allow them.
-func notListed(k *key, part *envelope.IKPart) string {
-	var refs []string
+// notListed names the master keys that could open the envelope, and the line of
+// the config that would allow one.
+func (b *Broker) notListed(ctx context.Context, k *key, part *envelope.IKPart) string {
+	ctx, cancel := context.WithCancel(ctx)
+	cancel() // nobody is asked
+	snap := b.snap.Load()
+	var refs, lines []string
 	for _, r := range part.Recipients() {
 		refs = append(refs, r.Provider+" "+r.Reference)
+		for _, name := range slices.Sorted(maps.Keys(snap.kmss)) {
+			m := snap.kmss[name]
+			if m.of.Provider != r.Provider || m.of.KeyOf == nil {
+				continue
+			}
+			key := m.of.KeyOf(r.Reference)
+			if is, err := m.match(ctx, key, r.Reference); err == nil && is {
+				lines = append(lines, fmt.Sprintf("{backend: %s, key: %q}", name, key))
+			}
+		}
 	}
-	return fmt.Sprintf("key %s: the wrapped key opens only with %s, which the config does not list; add it to keys.%s.former_recipients",
-		k.Name, strings.Join(refs, " or "), k.Name)
+	add := "add it to backends and to keys." + k.Name + ".former_recipients"
+	if len(lines) > 0 {
+		add = "add " + strings.Join(lines, " or ") + " to keys." + k.Name + ".former_recipients"
+	}
+	return fmt.Sprintf("key %s: the wrapped key opens only with %s, which the config does not list for this key; %s", k.Name, strings.Join(refs, " or "), add)
 }
 
 // givenUp is the answer to a caller whose ctx has ended, or nil.

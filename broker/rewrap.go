@@ -2,8 +2,10 @@ package broker
 
 import (
 	"context"
+	"crypto/subtle"
 
 	"github.com/keybroker/keybroker/audit"
+	"github.com/keybroker/keybroker/broker/envelope"
 	"github.com/keybroker/keybroker/broker/policy"
 )
 
@@ -18,7 +20,8 @@ type RewrapRequest struct {
 
 // Rewrap opens a wrapped key and wraps the same data key again, under the
 // present recipients of its own key or of another. The data key does not leave
-// the broker. Within a key it needs the right to rewrap; to another key, those
+// the broker. What it returns has been opened again, and holds the same data key:
+// the caller may throw the old one away. Within a key it needs the right to rewrap; to another key, those
 // to unwrap with the one and to wrap with the other.
 //
 // Its errors are *Error.
@@ -48,11 +51,30 @@ func (b *Broker) Rewrap(ctx context.Context, call Call, req RewrapRequest) (Wrap
 		}
 		defer clear(dek)
 		op.note("from " + source.Name + " envelope " + op.rec.Envelope)
-		w, err = b.seal(ctx, op, target, pairs, dek)
-		return err
+		if w, err = b.seal(ctx, op, target, pairs, dek); err != nil {
+			return err
+		}
+		return b.holds(ctx, op, target, w.WrappedKey, pairs, dek)
 	})
 	if err != nil {
 		return Wrapped{}, err
 	}
 	return w, nil
+}
+
+// holds returns an error unless wrapped opens to dek.
+func (b *Broker) holds(ctx context.Context, op *operation, k *key, wrapped []byte, pairs envelope.Pairs, dek []byte) error {
+	env, err := envelope.Parse(wrapped)
+	if err != nil {
+		return fail(Internal, "the new wrapped key cannot be read; keep the old one", err)
+	}
+	again, _, err := b.unseal(ctx, op, k, env, pairs)
+	if err != nil {
+		return err
+	}
+	defer clear(again)
+	if subtle.ConstantTimeCompare(again, dek) != 1 {
+		return refuse(Internal, "the new wrapped key holds another data key; keep the old one")
+	}
+	return nil
 }

@@ -42,8 +42,15 @@ type Backend struct {
 	Provider string
 	// Type is the backend's type in the config, for status.
 	Type string
+	// KeyOf returns the master key, as the config would write it, that reference
+	// could be. It is for messages to operators; nil if there is no telling.
+	KeyOf func(reference string) string
 	// Timeout bounds each call; positive.
 	Timeout time.Duration
+}
+
+func (b Backend) same(as Backend) bool {
+	return b.KMS == as.KMS && b.Provider == as.Provider && b.Type == as.Type && b.Timeout == as.Timeout
 }
 
 // Key is a broker key.

@@ -36,7 +36,7 @@ type KeyInfo struct {
 	// config's order. Reference is what the KMS resolved and Version what it used,
 	// once an intermediate key has been made; before that, Reference is the master
 	// key as the config writes it and Version is empty.
-	Recipients []KEK
+	Recipients []RecipientInfo
 	State      KeyState
 	// CachedUntil is until when the intermediate key that was opened last is
 	// served as fresh, StaleUntil until when in an outage. Both are zero if none
@@ -150,7 +150,7 @@ func (b *Broker) keyInfo(k *key) KeyInfo {
 		if !ok {
 			kek = KEK{Provider: r.kms.of.Provider, Reference: r.Key}
 		}
-		info.Recipients = append(info.Recipients, kek)
+		info.Recipients = append(info.Recipients, RecipientInfo{kek, r.Backend, b.stateOf(k, r)})
 		switch known := b.conditions.get(keyRecipient{k.Name, r.Recipient}); {
 		case !known.tried:
 			unasked++

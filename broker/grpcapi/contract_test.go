@@ -72,6 +72,8 @@ message Recipient
   provider 1 string
   key_ref 2 string
   key_version 3 string
+  backend 4 string
+  state 5 RecipientState
 message ListKeysRequest
 message ListKeysResponse
   keys 1 repeated KeyInfo
@@ -86,6 +88,13 @@ enum Source
   SOURCE_CACHE 1
   SOURCE_BACKEND 2
   SOURCE_STALE_CACHE 3
+enum RecipientState
+  RECIPIENT_STATE_UNSPECIFIED 0
+  RECIPIENT_STATE_NOT_CONFIGURED 1
+  RECIPIENT_STATE_UNKNOWN 2
+  RECIPIENT_STATE_USABLE 3
+  RECIPIENT_STATE_UNREACHABLE 4
+  RECIPIENT_STATE_REFUSED 5
 enum KeyState
   KEY_STATE_UNSPECIFIED 0
   KEY_STATE_UNKNOWN 1

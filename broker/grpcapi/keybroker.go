@@ -104,12 +104,29 @@ func keyInfos(keys []broker.KeyInfo) []*keybrokerv1.KeyInfo {
 	return out
 }
 
-func recipients(keks []broker.KEK) []*keybrokerv1.Recipient {
-	out := make([]*keybrokerv1.Recipient, len(keks))
-	for i, k := range keks {
-		out[i] = &keybrokerv1.Recipient{Provider: k.Provider, KeyRef: k.Reference, KeyVersion: k.Version}
+func recipients(infos []broker.RecipientInfo) []*keybrokerv1.Recipient {
+	out := make([]*keybrokerv1.Recipient, len(infos))
+	for i, r := range infos {
+		out[i] = &keybrokerv1.Recipient{
+			Provider: r.Provider, KeyRef: r.Reference, KeyVersion: r.Version, Backend: r.Backend, State: recipientState(r.State),
+		}
 	}
 	return out
+}
+
+func recipientState(s broker.RecipientState) keybrokerv1.RecipientState {
+	switch s {
+	case broker.RecipientNotConfigured:
+		return keybrokerv1.RecipientState_RECIPIENT_STATE_NOT_CONFIGURED
+	case broker.RecipientUsable:
+		return keybrokerv1.RecipientState_RECIPIENT_STATE_USABLE
+	case broker.RecipientUnreachable:
+		return keybrokerv1.RecipientState_RECIPIENT_STATE_UNREACHABLE
+	case broker.RecipientRefused:
+		return keybrokerv1.RecipientState_RECIPIENT_STATE_REFUSED
+	default:
+		return keybrokerv1.RecipientState_RECIPIENT_STATE_UNKNOWN
+	}
 }
 
 func stateOf(s broker.KeyState) keybrokerv1.KeyState {

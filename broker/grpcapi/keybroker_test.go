@@ -135,7 +135,7 @@ func TestInspect(t *testing.T) {
 	if i.KeyName != "tikv" || at.Before(before) || at.After(time.Now()) {
 		t.Errorf("key_name %q, created_at %v", i.KeyName, at)
 	}
-	want := &keybrokerv1.Recipient{Provider: "fake", KeyRef: "ref:a", KeyVersion: "7"}
+	want := &keybrokerv1.Recipient{Provider: "fake", KeyRef: "ref:a", KeyVersion: "7", Backend: "one", State: keybrokerv1.RecipientState_RECIPIENT_STATE_USABLE}
 	if len(i.Recipients) != 1 || !proto.Equal(i.Recipients[0], want) {
 		t.Errorf("recipients %v, want %v", i.Recipients, want)
 	}
@@ -159,7 +159,7 @@ func TestListKeys(t *testing.T) {
 	if tikv.State != keybrokerv1.KeyState_KEY_STATE_READY {
 		t.Errorf("state %v of a key that was used", tikv.State)
 	}
-	want := &keybrokerv1.Recipient{Provider: "fake", KeyRef: "ref:a", KeyVersion: "7"}
+	want := &keybrokerv1.Recipient{Provider: "fake", KeyRef: "ref:a", KeyVersion: "7", Backend: "one", State: keybrokerv1.RecipientState_RECIPIENT_STATE_USABLE}
 	if len(tikv.Recipients) != 1 || !proto.Equal(tikv.Recipients[0], want) {
 		t.Errorf("recipients %v, want %v", tikv.Recipients, want)
 	}

@@ -83,6 +83,72 @@ func (Source) EnumDescriptor() ([]byte, []int) {
 	return file_keybroker_v1_keybroker_proto_rawDescGZIP(), []int{0}
 }
 
+// RecipientState tells whether the broker can use a recipient, as far as it knows
+// without asking now.
+type RecipientState int32
+
+const (
+	RecipientState_RECIPIENT_STATE_UNSPECIFIED RecipientState = 0
+	// The configuration does not list it for the key, so it is asked nothing.
+	RecipientState_RECIPIENT_STATE_NOT_CONFIGURED RecipientState = 1
+	// It has not been tried yet.
+	RecipientState_RECIPIENT_STATE_UNKNOWN RecipientState = 2
+	// It worked when it was last tried.
+	RecipientState_RECIPIENT_STATE_USABLE RecipientState = 3
+	// Its KMS did not answer when it was last tried.
+	RecipientState_RECIPIENT_STATE_UNREACHABLE RecipientState = 4
+	// Its KMS refused when it was last tried: the master key is disabled or deleted,
+	// or the broker may not use it.
+	RecipientState_RECIPIENT_STATE_REFUSED RecipientState = 5
+)
+
+// Enum value maps for RecipientState.
+var (
+	RecipientState_name = map[int32]string{
+		0: "RECIPIENT_STATE_UNSPECIFIED",
+		1: "RECIPIENT_STATE_NOT_CONFIGURED",
+		2: "RECIPIENT_STATE_UNKNOWN",
+		3: "RECIPIENT_STATE_USABLE",
+		4: "RECIPIENT_STATE_UNREACHABLE",
+		5: "RECIPIENT_STATE_REFUSED",
+	}
+	RecipientState_value = map[string]int32{
+		"RECIPIENT_STATE_UNSPECIFIED":    0,
+		"RECIPIENT_STATE_NOT_CONFIGURED": 1,
+		"RECIPIENT_STATE_UNKNOWN":        2,
+		"RECIPIENT_STATE_USABLE":         3,
+		"RECIPIENT_STATE_UNREACHABLE":    4,
+		"RECIPIENT_STATE_REFUSED":        5,
+	}
+)
+
+func (x RecipientState) Enum() *RecipientState {
+	p := new(RecipientState)
+	*p = x
+	return p
+}
+
+func (x RecipientState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (RecipientState) Descriptor() protoreflect.EnumDescriptor {
+	return file_keybroker_v1_keybroker_proto_enumTypes[1].Descriptor()
+}
+
+func (RecipientState) Type() protoreflect.EnumType {
+	return &file_keybroker_v1_keybroker_proto_enumTypes[1]
+}
+
+func (x RecipientState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use RecipientState.Descriptor instead.
+func (RecipientState) EnumDescriptor() ([]byte, []int) {
+	return file_keybroker_v1_keybroker_proto_rawDescGZIP(), []int{1}
+}
+
 // KeyState tells whether a key can be used now.
 type KeyState int32
 
@@ -131,11 +197,11 @@ func (x KeyState) String() string {
 }
 
 func (KeyState) Descriptor() protoreflect.EnumDescriptor {
-	return file_keybroker_v1_keybroker_proto_enumTypes[1].Descriptor()
+	return file_keybroker_v1_keybroker_proto_enumTypes[2].Descriptor()
 }
 
 func (KeyState) Type() protoreflect.EnumType {
-	return &file_keybroker_v1_keybroker_proto_enumTypes[1]
+	return &file_keybroker_v1_keybroker_proto_enumTypes[2]
 }
 
 func (x KeyState) Number() protoreflect.EnumNumber {
@@ -144,7 +210,7 @@ func (x KeyState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use KeyState.Descriptor instead.
 func (KeyState) EnumDescriptor() ([]byte, []int) {
-	return file_keybroker_v1_keybroker_proto_rawDescGZIP(), []int{1}
+	return file_keybroker_v1_keybroker_proto_rawDescGZIP(), []int{2}
 }
 
 type GenerateDataKeyRequest struct {
@@ -933,7 +999,11 @@ type Recipient struct {
 	// What the master key physically is there, never an alias.
 	KeyRef string `protobuf:"bytes,2,opt,name=key_ref,json=keyRef,proto3" json:"key_ref,omitempty"`
 	// Empty where the KMS does not tell it.
-	KeyVersion    string `protobuf:"bytes,3,opt,name=key_version,json=keyVersion,proto3" json:"key_version,omitempty"`
+	KeyVersion string `protobuf:"bytes,3,opt,name=key_version,json=keyVersion,proto3" json:"key_version,omitempty"`
+	// The backend of the broker's configuration through which it is asked. Empty if
+	// it is asked nothing.
+	Backend       string         `protobuf:"bytes,4,opt,name=backend,proto3" json:"backend,omitempty"`
+	State         RecipientState `protobuf:"varint,5,opt,name=state,proto3,enum=keybroker.v1.RecipientState" json:"state,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -987,6 +1057,20 @@ func (x *Recipient) GetKeyVersion() string {
 		return x.KeyVersion
 	}
 	return ""
+}
+
+func (x *Recipient) GetBackend() string {
+	if x != nil {
+		return x.Backend
+	}
+	return ""
+}
+
+func (x *Recipient) GetState() RecipientState {
+	if x != nil {
+		return x.State
+	}
+	return RecipientState_RECIPIENT_STATE_UNSPECIFIED
 }
 
 type ListKeysRequest struct {
@@ -1227,12 +1311,14 @@ const file_keybroker_v1_keybroker_proto_rawDesc = "" +
 	"created_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x127\n" +
 	"\n" +
 	"recipients\x18\x03 \x03(\v2\x17.keybroker.v1.RecipientR\n" +
-	"recipients\"a\n" +
+	"recipients\"\xaf\x01\n" +
 	"\tRecipient\x12\x1a\n" +
 	"\bprovider\x18\x01 \x01(\tR\bprovider\x12\x17\n" +
 	"\akey_ref\x18\x02 \x01(\tR\x06keyRef\x12\x1f\n" +
 	"\vkey_version\x18\x03 \x01(\tR\n" +
-	"keyVersion\"\x11\n" +
+	"keyVersion\x12\x18\n" +
+	"\abackend\x18\x04 \x01(\tR\abackend\x122\n" +
+	"\x05state\x18\x05 \x01(\x0e2\x1c.keybroker.v1.RecipientStateR\x05state\"\x11\n" +
 	"\x0fListKeysRequest\"=\n" +
 	"\x10ListKeysResponse\x12)\n" +
 	"\x04keys\x18\x01 \x03(\v2\x15.keybroker.v1.KeyInfoR\x04keys\"\x80\x02\n" +
@@ -1249,7 +1335,14 @@ const file_keybroker_v1_keybroker_proto_rawDesc = "" +
 	"\x12SOURCE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fSOURCE_CACHE\x10\x01\x12\x12\n" +
 	"\x0eSOURCE_BACKEND\x10\x02\x12\x16\n" +
-	"\x12SOURCE_STALE_CACHE\x10\x03*\x9f\x01\n" +
+	"\x12SOURCE_STALE_CACHE\x10\x03*\xcc\x01\n" +
+	"\x0eRecipientState\x12\x1f\n" +
+	"\x1bRECIPIENT_STATE_UNSPECIFIED\x10\x00\x12\"\n" +
+	"\x1eRECIPIENT_STATE_NOT_CONFIGURED\x10\x01\x12\x1b\n" +
+	"\x17RECIPIENT_STATE_UNKNOWN\x10\x02\x12\x1a\n" +
+	"\x16RECIPIENT_STATE_USABLE\x10\x03\x12\x1f\n" +
+	"\x1bRECIPIENT_STATE_UNREACHABLE\x10\x04\x12\x1b\n" +
+	"\x17RECIPIENT_STATE_REFUSED\x10\x05*\x9f\x01\n" +
 	"\bKeyState\x12\x19\n" +
 	"\x15KEY_STATE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11KEY_STATE_UNKNOWN\x10\x01\x12\x13\n" +
@@ -1279,74 +1372,76 @@ func file_keybroker_v1_keybroker_proto_rawDescGZIP() []byte {
 	return file_keybroker_v1_keybroker_proto_rawDescData
 }
 
-var file_keybroker_v1_keybroker_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_keybroker_v1_keybroker_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
 var file_keybroker_v1_keybroker_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_keybroker_v1_keybroker_proto_goTypes = []any{
 	(Source)(0),                     // 0: keybroker.v1.Source
-	(KeyState)(0),                   // 1: keybroker.v1.KeyState
-	(*GenerateDataKeyRequest)(nil),  // 2: keybroker.v1.GenerateDataKeyRequest
-	(*GenerateDataKeyResponse)(nil), // 3: keybroker.v1.GenerateDataKeyResponse
-	(*WrapKeyRequest)(nil),          // 4: keybroker.v1.WrapKeyRequest
-	(*WrapKeyResponse)(nil),         // 5: keybroker.v1.WrapKeyResponse
-	(*UnwrapKeyRequest)(nil),        // 6: keybroker.v1.UnwrapKeyRequest
-	(*UnwrapKeyResponse)(nil),       // 7: keybroker.v1.UnwrapKeyResponse
-	(*BatchUnwrapKeysRequest)(nil),  // 8: keybroker.v1.BatchUnwrapKeysRequest
-	(*BatchUnwrapKeysItem)(nil),     // 9: keybroker.v1.BatchUnwrapKeysItem
-	(*BatchUnwrapKeysResponse)(nil), // 10: keybroker.v1.BatchUnwrapKeysResponse
-	(*BatchUnwrapKeysResult)(nil),   // 11: keybroker.v1.BatchUnwrapKeysResult
-	(*RewrapKeyRequest)(nil),        // 12: keybroker.v1.RewrapKeyRequest
-	(*RewrapKeyResponse)(nil),       // 13: keybroker.v1.RewrapKeyResponse
-	(*InspectKeyRequest)(nil),       // 14: keybroker.v1.InspectKeyRequest
-	(*InspectKeyResponse)(nil),      // 15: keybroker.v1.InspectKeyResponse
-	(*Recipient)(nil),               // 16: keybroker.v1.Recipient
-	(*ListKeysRequest)(nil),         // 17: keybroker.v1.ListKeysRequest
-	(*ListKeysResponse)(nil),        // 18: keybroker.v1.ListKeysResponse
-	(*KeyInfo)(nil),                 // 19: keybroker.v1.KeyInfo
-	nil,                             // 20: keybroker.v1.GenerateDataKeyRequest.ContextEntry
-	nil,                             // 21: keybroker.v1.WrapKeyRequest.ContextEntry
-	nil,                             // 22: keybroker.v1.UnwrapKeyRequest.ContextEntry
-	nil,                             // 23: keybroker.v1.BatchUnwrapKeysItem.ContextEntry
-	nil,                             // 24: keybroker.v1.RewrapKeyRequest.ContextEntry
-	(*status.Status)(nil),           // 25: google.rpc.Status
-	(*timestamppb.Timestamp)(nil),   // 26: google.protobuf.Timestamp
+	(RecipientState)(0),             // 1: keybroker.v1.RecipientState
+	(KeyState)(0),                   // 2: keybroker.v1.KeyState
+	(*GenerateDataKeyRequest)(nil),  // 3: keybroker.v1.GenerateDataKeyRequest
+	(*GenerateDataKeyResponse)(nil), // 4: keybroker.v1.GenerateDataKeyResponse
+	(*WrapKeyRequest)(nil),          // 5: keybroker.v1.WrapKeyRequest
+	(*WrapKeyResponse)(nil),         // 6: keybroker.v1.WrapKeyResponse
+	(*UnwrapKeyRequest)(nil),        // 7: keybroker.v1.UnwrapKeyRequest
+	(*UnwrapKeyResponse)(nil),       // 8: keybroker.v1.UnwrapKeyResponse
+	(*BatchUnwrapKeysRequest)(nil),  // 9: keybroker.v1.BatchUnwrapKeysRequest
+	(*BatchUnwrapKeysItem)(nil),     // 10: keybroker.v1.BatchUnwrapKeysItem
+	(*BatchUnwrapKeysResponse)(nil), // 11: keybroker.v1.BatchUnwrapKeysResponse
+	(*BatchUnwrapKeysResult)(nil),   // 12: keybroker.v1.BatchUnwrapKeysResult
+	(*RewrapKeyRequest)(nil),        // 13: keybroker.v1.RewrapKeyRequest
+	(*RewrapKeyResponse)(nil),       // 14: keybroker.v1.RewrapKeyResponse
+	(*InspectKeyRequest)(nil),       // 15: keybroker.v1.InspectKeyRequest
+	(*InspectKeyResponse)(nil),      // 16: keybroker.v1.InspectKeyResponse
+	(*Recipient)(nil),               // 17: keybroker.v1.Recipient
+	(*ListKeysRequest)(nil),         // 18: keybroker.v1.ListKeysRequest
+	(*ListKeysResponse)(nil),        // 19: keybroker.v1.ListKeysResponse
+	(*KeyInfo)(nil),                 // 20: keybroker.v1.KeyInfo
+	nil,                             // 21: keybroker.v1.GenerateDataKeyRequest.ContextEntry
+	nil,                             // 22: keybroker.v1.WrapKeyRequest.ContextEntry
+	nil,                             // 23: keybroker.v1.UnwrapKeyRequest.ContextEntry
+	nil,                             // 24: keybroker.v1.BatchUnwrapKeysItem.ContextEntry
+	nil,                             // 25: keybroker.v1.RewrapKeyRequest.ContextEntry
+	(*status.Status)(nil),           // 26: google.rpc.Status
+	(*timestamppb.Timestamp)(nil),   // 27: google.protobuf.Timestamp
 }
 var file_keybroker_v1_keybroker_proto_depIdxs = []int32{
-	20, // 0: keybroker.v1.GenerateDataKeyRequest.context:type_name -> keybroker.v1.GenerateDataKeyRequest.ContextEntry
-	21, // 1: keybroker.v1.WrapKeyRequest.context:type_name -> keybroker.v1.WrapKeyRequest.ContextEntry
-	22, // 2: keybroker.v1.UnwrapKeyRequest.context:type_name -> keybroker.v1.UnwrapKeyRequest.ContextEntry
+	21, // 0: keybroker.v1.GenerateDataKeyRequest.context:type_name -> keybroker.v1.GenerateDataKeyRequest.ContextEntry
+	22, // 1: keybroker.v1.WrapKeyRequest.context:type_name -> keybroker.v1.WrapKeyRequest.ContextEntry
+	23, // 2: keybroker.v1.UnwrapKeyRequest.context:type_name -> keybroker.v1.UnwrapKeyRequest.ContextEntry
 	0,  // 3: keybroker.v1.UnwrapKeyResponse.source:type_name -> keybroker.v1.Source
-	9,  // 4: keybroker.v1.BatchUnwrapKeysRequest.items:type_name -> keybroker.v1.BatchUnwrapKeysItem
-	23, // 5: keybroker.v1.BatchUnwrapKeysItem.context:type_name -> keybroker.v1.BatchUnwrapKeysItem.ContextEntry
-	11, // 6: keybroker.v1.BatchUnwrapKeysResponse.results:type_name -> keybroker.v1.BatchUnwrapKeysResult
+	10, // 4: keybroker.v1.BatchUnwrapKeysRequest.items:type_name -> keybroker.v1.BatchUnwrapKeysItem
+	24, // 5: keybroker.v1.BatchUnwrapKeysItem.context:type_name -> keybroker.v1.BatchUnwrapKeysItem.ContextEntry
+	12, // 6: keybroker.v1.BatchUnwrapKeysResponse.results:type_name -> keybroker.v1.BatchUnwrapKeysResult
 	0,  // 7: keybroker.v1.BatchUnwrapKeysResult.source:type_name -> keybroker.v1.Source
-	25, // 8: keybroker.v1.BatchUnwrapKeysResult.error:type_name -> google.rpc.Status
-	24, // 9: keybroker.v1.RewrapKeyRequest.context:type_name -> keybroker.v1.RewrapKeyRequest.ContextEntry
-	26, // 10: keybroker.v1.InspectKeyResponse.created_at:type_name -> google.protobuf.Timestamp
-	16, // 11: keybroker.v1.InspectKeyResponse.recipients:type_name -> keybroker.v1.Recipient
-	19, // 12: keybroker.v1.ListKeysResponse.keys:type_name -> keybroker.v1.KeyInfo
-	16, // 13: keybroker.v1.KeyInfo.recipients:type_name -> keybroker.v1.Recipient
-	1,  // 14: keybroker.v1.KeyInfo.state:type_name -> keybroker.v1.KeyState
-	26, // 15: keybroker.v1.KeyInfo.cached_until:type_name -> google.protobuf.Timestamp
-	26, // 16: keybroker.v1.KeyInfo.stale_until:type_name -> google.protobuf.Timestamp
-	2,  // 17: keybroker.v1.KeyBroker.GenerateDataKey:input_type -> keybroker.v1.GenerateDataKeyRequest
-	4,  // 18: keybroker.v1.KeyBroker.WrapKey:input_type -> keybroker.v1.WrapKeyRequest
-	6,  // 19: keybroker.v1.KeyBroker.UnwrapKey:input_type -> keybroker.v1.UnwrapKeyRequest
-	8,  // 20: keybroker.v1.KeyBroker.BatchUnwrapKeys:input_type -> keybroker.v1.BatchUnwrapKeysRequest
-	12, // 21: keybroker.v1.KeyBroker.RewrapKey:input_type -> keybroker.v1.RewrapKeyRequest
-	14, // 22: keybroker.v1.KeyBroker.InspectKey:input_type -> keybroker.v1.InspectKeyRequest
-	17, // 23: keybroker.v1.KeyBroker.ListKeys:input_type -> keybroker.v1.ListKeysRequest
-	3,  // 24: keybroker.v1.KeyBroker.GenerateDataKey:output_type -> keybroker.v1.GenerateDataKeyResponse
-	5,  // 25: keybroker.v1.KeyBroker.WrapKey:output_type -> keybroker.v1.WrapKeyResponse
-	7,  // 26: keybroker.v1.KeyBroker.UnwrapKey:output_type -> keybroker.v1.UnwrapKeyResponse
-	10, // 27: keybroker.v1.KeyBroker.BatchUnwrapKeys:output_type -> keybroker.v1.BatchUnwrapKeysResponse
-	13, // 28: keybroker.v1.KeyBroker.RewrapKey:output_type -> keybroker.v1.RewrapKeyResponse
-	15, // 29: keybroker.v1.KeyBroker.InspectKey:output_type -> keybroker.v1.InspectKeyResponse
-	18, // 30: keybroker.v1.KeyBroker.ListKeys:output_type -> keybroker.v1.ListKeysResponse
-	24, // [24:31] is the sub-list for method output_type
-	17, // [17:24] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	26, // 8: keybroker.v1.BatchUnwrapKeysResult.error:type_name -> google.rpc.Status
+	25, // 9: keybroker.v1.RewrapKeyRequest.context:type_name -> keybroker.v1.RewrapKeyRequest.ContextEntry
+	27, // 10: keybroker.v1.InspectKeyResponse.created_at:type_name -> google.protobuf.Timestamp
+	17, // 11: keybroker.v1.InspectKeyResponse.recipients:type_name -> keybroker.v1.Recipient
+	1,  // 12: keybroker.v1.Recipient.state:type_name -> keybroker.v1.RecipientState
+	20, // 13: keybroker.v1.ListKeysResponse.keys:type_name -> keybroker.v1.KeyInfo
+	17, // 14: keybroker.v1.KeyInfo.recipients:type_name -> keybroker.v1.Recipient
+	2,  // 15: keybroker.v1.KeyInfo.state:type_name -> keybroker.v1.KeyState
+	27, // 16: keybroker.v1.KeyInfo.cached_until:type_name -> google.protobuf.Timestamp
+	27, // 17: keybroker.v1.KeyInfo.stale_until:type_name -> google.protobuf.Timestamp
+	3,  // 18: keybroker.v1.KeyBroker.GenerateDataKey:input_type -> keybroker.v1.GenerateDataKeyRequest
+	5,  // 19: keybroker.v1.KeyBroker.WrapKey:input_type -> keybroker.v1.WrapKeyRequest
+	7,  // 20: keybroker.v1.KeyBroker.UnwrapKey:input_type -> keybroker.v1.UnwrapKeyRequest
+	9,  // 21: keybroker.v1.KeyBroker.BatchUnwrapKeys:input_type -> keybroker.v1.BatchUnwrapKeysRequest
+	13, // 22: keybroker.v1.KeyBroker.RewrapKey:input_type -> keybroker.v1.RewrapKeyRequest
+	15, // 23: keybroker.v1.KeyBroker.InspectKey:input_type -> keybroker.v1.InspectKeyRequest
+	18, // 24: keybroker.v1.KeyBroker.ListKeys:input_type -> keybroker.v1.ListKeysRequest
+	4,  // 25: keybroker.v1.KeyBroker.GenerateDataKey:output_type -> keybroker.v1.GenerateDataKeyResponse
+	6,  // 26: keybroker.v1.KeyBroker.WrapKey:output_type -> keybroker.v1.WrapKeyResponse
+	8,  // 27: keybroker.v1.KeyBroker.UnwrapKey:output_type -> keybroker.v1.UnwrapKeyResponse
+	11, // 28: keybroker.v1.KeyBroker.BatchUnwrapKeys:output_type -> keybroker.v1.BatchUnwrapKeysResponse
+	14, // 29: keybroker.v1.KeyBroker.RewrapKey:output_type -> keybroker.v1.RewrapKeyResponse
+	16, // 30: keybroker.v1.KeyBroker.InspectKey:output_type -> keybroker.v1.InspectKeyResponse
+	19, // 31: keybroker.v1.KeyBroker.ListKeys:output_type -> keybroker.v1.ListKeysResponse
+	25, // [25:32] is the sub-list for method output_type
+	18, // [18:25] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_keybroker_v1_keybroker_proto_init() }
@@ -1359,7 +1454,7 @@ func file_keybroker_v1_keybroker_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_keybroker_v1_keybroker_proto_rawDesc), len(file_keybroker_v1_keybroker_proto_rawDesc)),
-			NumEnums:      2,
+			NumEnums:      3,
 			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,

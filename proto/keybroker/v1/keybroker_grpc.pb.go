@@ -58,8 +58,9 @@ type KeyBrokerClient interface {
 	// RewrapKey wraps the same data key again, under the present recipients of
 	// its own or of another key. The data key never leaves the broker.
 	RewrapKey(ctx context.Context, in *RewrapKeyRequest, opts ...grpc.CallOption) (*RewrapKeyResponse, error)
-	// InspectKey tells what a wrapped key claims about itself. It calls no
-	// backend, so what it says is a claim until the wrapped key is opened.
+	// InspectKey tells what a wrapped key claims about itself, and what the broker
+	// knows of the master keys that it names. It calls no backend, so what it says
+	// is a claim until the wrapped key is opened.
 	InspectKey(ctx context.Context, in *InspectKeyRequest, opts ...grpc.CallOption) (*InspectKeyResponse, error)
 	// ListKeys lists the keys that the caller has a right on.
 	ListKeys(ctx context.Context, in *ListKeysRequest, opts ...grpc.CallOption) (*ListKeysResponse, error)
@@ -169,8 +170,9 @@ type KeyBrokerServer interface {
 	// RewrapKey wraps the same data key again, under the present recipients of
 	// its own or of another key. The data key never leaves the broker.
 	RewrapKey(context.Context, *RewrapKeyRequest) (*RewrapKeyResponse, error)
-	// InspectKey tells what a wrapped key claims about itself. It calls no
-	// backend, so what it says is a claim until the wrapped key is opened.
+	// InspectKey tells what a wrapped key claims about itself, and what the broker
+	// knows of the master keys that it names. It calls no backend, so what it says
+	// is a claim until the wrapped key is opened.
 	InspectKey(context.Context, *InspectKeyRequest) (*InspectKeyResponse, error)
 	// ListKeys lists the keys that the caller has a right on.
 	ListKeys(context.Context, *ListKeysRequest) (*ListKeysResponse, error)
