@@ -13,26 +13,29 @@ const module = "github.com/keybroker/keybroker/"
 // inward (CONTRIBUTING.md). cmd/keybroker may import all of them.
 func arrows() map[string][]string {
 	return map[string][]string{
-		"audit":                {},
-		"audit/verify":         {"audit"},
-		"backends":             {},
-		"backends/backendtest": {"backends"},
-		"backends/file":        {"backends"},
-		"backends/file/backup": {"backends/file"},
-		"backends/vault":       {"backends"},
-		"broker":               {"audit", "backends", "broker/envelope", "broker/peer", "broker/policy", "cache", "internal/secret"},
-		"broker/admin":         {},
-		"broker/envelope":      {"backends"},
-		"broker/grpcapi":       {"broker", "broker/peer", "cache", "proto/keybroker/v1"},
-		"broker/peer":          {},
-		"broker/policy":        {"broker/peer"},
-		"cache":                {},
-		"internal/bootclock":   {},
-		"internal/config":      {"broker/policy"},
-		"internal/doctor":      {"internal/secret"},
-		"internal/secret":      {},
-		"internal/telemetry":   {"broker"},
-		"proto/keybroker/v1":   {},
+		"audit":                   {},
+		"audit/verify":            {"audit"},
+		"backends":                {},
+		"backends/awskms":         {"backends"},
+		"backends/backendtest":    {"backends"},
+		"backends/file":           {"backends"},
+		"backends/file/backup":    {"backends/file"},
+		"backends/gcpkms":         {"backends"},
+		"backends/gcpkms/gcptest": {}, // a server for tests, also those of others
+		"backends/vault":          {"backends"},
+		"broker":                  {"audit", "backends", "broker/envelope", "broker/peer", "broker/policy", "cache", "internal/secret"},
+		"broker/admin":            {},
+		"broker/envelope":         {"backends"},
+		"broker/grpcapi":          {"broker", "broker/peer", "cache", "proto/keybroker/v1"},
+		"broker/peer":             {},
+		"broker/policy":           {"broker/peer"},
+		"cache":                   {},
+		"internal/bootclock":      {},
+		"internal/config":         {"broker/policy"},
+		"internal/doctor":         {"internal/secret"},
+		"internal/secret":         {},
+		"internal/telemetry":      {"broker"},
+		"proto/keybroker/v1":      {},
 	}
 }
 
@@ -40,15 +43,21 @@ func arrows() map[string][]string {
 // and no wire protocol in the core.
 func outward() map[string][]string {
 	return map[string][]string{
-		"google.golang.org/grpc":              {"broker/grpcapi", "proto/keybroker/v1", "cmd/keybroker"},
-		"google.golang.org/protobuf":          {"broker/grpcapi", "proto/keybroker/v1", "cmd/keybroker", "internal/telemetry", "broker/admin"}, // client_golang's
-		"net/http":                            {"broker/grpcapi", "broker/admin", "backends/vault", "internal/telemetry", "proto/keybroker/v1", "cmd/keybroker"},
+		// Cloud KMS is asked by gRPC.
+		"google.golang.org/grpc": {"broker/grpcapi", "proto/keybroker/v1", "backends/gcpkms", "backends/gcpkms/gcptest", "cmd/keybroker"},
+		// client_golang's, too.
+		"google.golang.org/protobuf": {"broker/grpcapi", "proto/keybroker/v1", "backends/gcpkms", "backends/gcpkms/gcptest", "cmd/keybroker", "internal/telemetry", "broker/admin"},
+		// Vault and AWS KMS are asked by it, and Google for tokens; gRPC has it, too.
+		"net/http":                            {"broker/grpcapi", "broker/admin", "backends/vault", "backends/awskms", "backends/gcpkms", "backends/gcpkms/gcptest", "internal/telemetry", "proto/keybroker/v1", "cmd/keybroker"},
+		"github.com/aws":                      {"backends/awskms", "cmd/keybroker"},
+		"cloud.google.com/go":                 {"backends/gcpkms", "backends/gcpkms/gcptest", "cmd/keybroker"},
+		"google.golang.org/api":               {"backends/gcpkms", "backends/gcpkms/gcptest", "cmd/keybroker"}, // kmspb's package has the client, too
 		"github.com/hashicorp/vault/api":      {"backends/vault", "cmd/keybroker"},
 		"filippo.io/age":                      {"backends/file/backup", "cmd/keybroker"},
 		"github.com/prometheus/client_golang": {"broker/admin", "internal/telemetry", "cmd/keybroker"},
 		"go.yaml.in/yaml/v4":                  {"internal/config", "cmd/keybroker"},
 		"github.com/spf13/cobra":              {"cmd/keybroker"},
-		"testing":                             {"backends/backendtest"},
+		"testing":                             {"backends/backendtest", "backends/gcpkms/gcptest"},
 	}
 }
 

@@ -14,7 +14,9 @@ import (
 	"time"
 
 	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/backends/awskms"
 	"github.com/keybroker/keybroker/backends/file"
+	"github.com/keybroker/keybroker/backends/gcpkms"
 	"github.com/keybroker/keybroker/backends/vault"
 	"github.com/keybroker/keybroker/broker"
 	"github.com/keybroker/keybroker/broker/envelope"
@@ -138,6 +140,8 @@ func (w *wiring) settings(cfg *config.Config) (_ broker.Settings, err error) {
 }
 
 // newKMS makes the KMS of one backend.
+//
+//nolint:contextcheck,nolintlint // a KMS outlives the call that makes it; contextcheck looks here, and nolintlint does not see it
 func (w *wiring) newKMS(b config.Backend) (backends.KMS, error) {
 	log := w.log.With("backend", b.Name)
 	switch b.Type {
@@ -158,8 +162,36 @@ func (w *wiring) newKMS(b config.Backend) (backends.KMS, error) {
 			Timeout: v.Timeout,
 			Logger:  log,
 		})
+	case config.TypeAWSKMS:
+		return awskms.New(awsConfig(b.AWSKMS, log))
+	case config.TypeGCPKMS:
+		return gcpkms.New(gcpConfig(b.GCPKMS, log))
 	default:
 		return nil, fmt.Errorf("type %s is unknown", b.Type)
+	}
+}
+
+func awsConfig(a *config.AWSKMS, log *slog.Logger) awskms.Config {
+	cfg := awskms.Config{
+		Region: a.Region, Profile: a.Profile, Endpoint: a.Endpoint, FIPS: a.FIPS, CAFile: a.CAFile,
+		Timeout: a.Timeout,
+		Logger:  log,
+	}
+	if r := a.AssumeRole; r != nil {
+		cfg.AssumeRole = &awskms.AssumeRole{RoleARN: r.RoleARN, ExternalID: r.ExternalID, SessionName: r.SessionName}
+	}
+	if i := a.WebIdentity; i != nil {
+		cfg.WebIdentity = &awskms.WebIdentity{RoleARN: i.RoleARN, TokenFile: i.TokenFile, SessionName: i.SessionName}
+	}
+	return cfg
+}
+
+func gcpConfig(g *config.GCPKMS, log *slog.Logger) gcpkms.Config {
+	return gcpkms.Config{
+		Endpoint: g.Endpoint, CAFile: g.CAFile, CredentialsFile: g.CredentialsFile,
+		Impersonate: g.Impersonate, QuotaProject: g.QuotaProject,
+		Timeout: g.Timeout,
+		Logger:  log,
 	}
 }
 
@@ -168,11 +200,26 @@ func (w *wiring) newKMS(b config.Backend) (backends.KMS, error) {
 const fileTimeout = 2 * time.Second
 
 func brokerBackend(b config.Backend, kms backends.KMS) broker.Backend {
-	if b.Type == config.TypeVault {
-		return broker.Backend{KMS: kms, Provider: vault.Provider, Type: b.Type, Timeout: b.Vault.Timeout}
+	out := broker.Backend{KMS: kms, Type: b.Type, KeyOf: lastPart}
+	switch b.Type {
+	case config.TypeFile:
+		out.Provider, out.Timeout = file.Provider, fileTimeout
+	case config.TypeVault:
+		out.Provider, out.Timeout = vault.Provider, b.Vault.Timeout
+	case config.TypeAWSKMS:
+		out.Provider, out.Timeout, out.KeyOf = awskms.Provider, b.AWSKMS.Timeout, whole
+	case config.TypeGCPKMS:
+		out.Provider, out.Timeout, out.KeyOf = gcpkms.Provider, b.GCPKMS.Timeout, whole
 	}
-	return broker.Backend{KMS: kms, Provider: file.Provider, Type: b.Type, Timeout: fileTimeout}
+	return out
 }
+
+// whole is a reference that the configuration writes as it is.
+func whole(reference string) string { return reference }
+
+// lastPart is what the configuration writes of a keyring's and of Transit's
+// references: the rest says where the key is.
+func lastPart(reference string) string { return reference[strings.LastIndexByte(reference, '/')+1:] }
 
 func brokerKey(k config.Key) (broker.Key, error) {
 	pairs, err := envelope.NewPairs(k.Context)
@@ -182,7 +229,7 @@ func brokerKey(k config.Key) (broker.Key, error) {
 	out := broker.Key{
 		Name: k.Name, Aliases: k.Aliases,
 		Recipients: brokerRecipients(k.Recipients), FormerRecipients: brokerRecipients(k.FormerRecipients),
-		MinRecipients: k.MinRecipients, CheckInterval: k.CheckInterval, Context: pairs,
+		MinRecipients: k.MinRecipients, HedgeAfter: k.HedgeAfter, CheckInterval: k.CheckInterval, Context: pairs,
 		Limits: cache.Limits{TTL: k.TTL, MaxStale: k.MaxStale},
 		MaxAge: k.MaxAge, MaxUses: k.MaxUses,
 	}

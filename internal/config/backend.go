@@ -25,10 +25,6 @@ func (w *walker) backends(v value) []Backend {
 
 func (w *walker) backend(v value) (Backend, bool) {
 	backend := Backend{Name: v.name.Value}
-	if t, later := w.laterType(v); later {
-		w.problem(t, quote(t.node.Value)+", a type that this version of keybroker does not have yet", "one of "+strings.Join([]string{TypeFile, TypeVault}, ", "))
-		return backend, false
-	}
 	b := w.block(v, "backends.NAME")
 	b.oneOf("type", &backend.Type)
 	switch backend.Type {
@@ -37,17 +33,14 @@ func (w *walker) backend(v value) (Backend, bool) {
 		b.directory("path", &backend.File.Path)
 	case TypeVault:
 		backend.Vault = w.vault(b)
+	case TypeAWSKMS:
+		backend.AWSKMS = w.awsKMS(b)
+	case TypeGCPKMS:
+		backend.GCPKMS = w.gcpKMS(b)
 	default:
 		return backend, false
 	}
 	return backend, true
-}
-
-// laterType finds a type that only later versions have. Its other keys are not
-// looked at: this version cannot tell what is right.
-func (w *walker) laterType(v value) (value, bool) {
-	m, ok := w.member(v, "type")
-	return m, ok && m.isText() && slices.Contains(laterTypes(), m.node.Value)
 }
 
 // directory reads the path of a keyring.
@@ -59,8 +52,11 @@ func (b block) directory(name string, dst *string) {
 }
 
 func (w *walker) vault(b block) *Vault {
-	vault := &Vault{Mount: DefaultVaultMount, Timeout: DefaultVaultTimeout}
-	b.url("address", &vault.Address)
+	vault := &Vault{Mount: DefaultVaultMount, Timeout: DefaultKMSTimeout}
+	if u := b.url("address", &vault.Address, "https://vault.example.com:8200"); inTheClear(u) {
+		v := b.fields["address"]
+		w.warn(v, quote(v.node.Value)+", over which tokens and keys go in the clear", "https")
+	}
 	b.pattern("id", &vault.ID, vaultID, "1 to 64 letters, digits, dots, underscores and hyphens, with a letter or digit at both ends, that name this Vault for ever: they stand in every envelope")
 	b.mountPath("namespace", &vault.Namespace)
 	if vault.Namespace == "root" {
@@ -121,17 +117,17 @@ func (w *walker) vaultTLS(v value) VaultTLS {
 	return t
 }
 
-// url reads the address of Vault. A user or query in it could be a secret, so
-// it is not repeated.
-func (b block) url(name string, dst *string) {
+// url reads the address of a server, which is nil if there is none or a wrong
+// one. A user or query in it could be a secret, so it is not repeated.
+func (b block) url(name string, dst *string, example string) *url.URL {
 	v, ok := b.fields[name]
 	if !ok {
-		return
+		return nil
 	}
-	const want = "a URL such as https://vault.example.com:8200"
+	want := "a URL such as " + example
 	s, ok := b.w.text(v, want)
 	if !ok {
-		return
+		return nil
 	}
 	u, err := url.Parse(s)
 	switch {
@@ -147,10 +143,14 @@ func (b block) url(name string, dst *string) {
 		b.w.problem(v, quote(s), want+", without a path")
 	default:
 		*dst = u.Scheme + "://" + u.Host
-		if u.Scheme == "http" && !isLoopback(u.Hostname()) {
-			b.w.warn(v, quote(s)+", over which tokens and keys go in the clear", "https")
-		}
+		return u
 	}
+	return nil
+}
+
+// inTheClear tells whether others could read what is sent to u.
+func inTheClear(u *url.URL) bool {
+	return u != nil && u.Scheme == "http" && !isLoopback(u.Hostname())
 }
 
 func validPort(port string) bool {

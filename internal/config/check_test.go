@@ -99,11 +99,13 @@ func checkBackend(t *testing.T, b config.Backend) {
 	switch {
 	case !envelope.ValidKeyName(b.Name):
 		t.Errorf("backend %q", b.Name)
-	case b.Type == config.TypeFile && b.File != nil && b.Vault == nil:
+	case settings(b) != 1:
+		t.Errorf("backend %s: settings of %d types", b.Name, settings(b))
+	case b.Type == config.TypeFile && b.File != nil:
 		if !clean(b.File.Path) {
 			t.Errorf("backend %s: %q is no path", b.Name, b.File.Path)
 		}
-	case b.Type == config.TypeVault && b.Vault != nil && b.File == nil:
+	case b.Type == config.TypeVault && b.Vault != nil:
 		v := b.Vault
 		u, err := url.Parse(v.Address)
 		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.Scheme+"://"+u.Host != v.Address {
@@ -119,9 +121,24 @@ func checkBackend(t *testing.T, b config.Backend) {
 			(v.Auth.Role == "") == (v.Auth.Method == config.MethodKubernetes) {
 			t.Errorf("backend %s: %+v", b.Name, v.Auth)
 		}
+	case b.Type == config.TypeAWSKMS && b.AWSKMS != nil:
+		checkAWSKMS(t, b)
+	case b.Type == config.TypeGCPKMS && b.GCPKMS != nil:
+		checkGCPKMS(t, b)
 	default:
 		t.Errorf("backend %s: %+v", b.Name, b)
 	}
+}
+
+// settings counts the types that b has settings of.
+func settings(b config.Backend) int {
+	n := 0
+	for _, there := range []bool{b.File != nil, b.Vault != nil, b.AWSKMS != nil, b.GCPKMS != nil} {
+		if there {
+			n++
+		}
+	}
+	return n
 }
 
 func checkKeys(t *testing.T, c *config.Config) {
@@ -143,12 +160,13 @@ func checkKeys(t *testing.T, c *config.Config) {
 				t.Errorf("key %s: recipient %+v", k.Name, r)
 			}
 			seen[r] = true
+			checkMasterKey(t, c, r)
 		}
 		checkContext(t, k.Name, k.Context)
 		for _, former := range k.FormerContexts {
 			checkContext(t, k.Name, former)
 		}
-		if k.CheckInterval <= 0 || k.TTL <= 0 || k.MaxStale != 0 && k.MaxStale < k.TTL || k.MaxAge <= 0 || k.MaxUses < 1 {
+		if k.HedgeAfter < 0 || k.CheckInterval <= 0 || k.TTL <= 0 || k.MaxStale != 0 && k.MaxStale < k.TTL || k.MaxAge <= 0 || k.MaxUses < 1 {
 			t.Errorf("key %s: %+v", k.Name, k)
 		}
 	}

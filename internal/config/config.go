@@ -77,8 +77,10 @@ type Admin struct {
 
 // The types of backends in this version.
 const (
-	TypeFile  = "file"
-	TypeVault = "vault"
+	TypeFile   = "file"
+	TypeVault  = "vault"
+	TypeAWSKMS = "aws-kms"
+	TypeGCPKMS = "gcp-kms"
 )
 
 // Backend is a connection to a KMS. Exactly the field of its Type is not nil.
@@ -86,6 +88,8 @@ type Backend struct {
 	Name, Type string
 	File       *File
 	Vault      *Vault
+	AWSKMS     *AWSKMS
+	GCPKMS     *GCPKMS
 }
 
 // File is a local keyring.
@@ -106,7 +110,7 @@ type Vault struct {
 	Mount string
 	Auth  VaultAuth
 	TLS   VaultTLS
-	// Timeout bounds each call. Default: DefaultVaultTimeout.
+	// Timeout bounds each call. Default: DefaultKMSTimeout.
 	Timeout time.Duration
 }
 
@@ -141,6 +145,64 @@ type VaultTLS struct {
 	CAFile, CertFile, KeyFile, ServerName string
 }
 
+// AWSKMS is AWS KMS in one region.
+type AWSKMS struct {
+	// Region is that of all master keys of this backend.
+	Region string
+	// Profile is that of AWS's shared configuration files which gives credentials.
+	// Empty: the SDK's default chain does. Not together with WebIdentity.
+	Profile string
+	// Endpoint is the https URL of a host, or an http one of a loopback address,
+	// without user, path, query and fragment. Empty: the region's.
+	Endpoint string
+	// FIPS asks KMS and STS at their FIPS 140 endpoints. Not together with Endpoint.
+	FIPS bool
+	// CAFile holds KMS's roots, PEM. Empty: the SDK's choice.
+	CAFile string
+	// AssumeRole and WebIdentity are roles to get credentials of. Nil: none.
+	AssumeRole  *AWSAssumeRole
+	WebIdentity *AWSWebIdentity
+	// Timeout bounds each call. Default: DefaultKMSTimeout.
+	Timeout time.Duration
+}
+
+// AWSAssumeRole is a role that the credentials are exchanged for.
+type AWSAssumeRole struct {
+	// RoleARN is arn:PARTITION:iam::ACCOUNT:role/NAME.
+	RoleARN string
+	// ExternalID is what the role's trust policy asks for. Empty: nothing.
+	ExternalID string
+	// SessionName is what CloudTrail shows. Default: DefaultAWSSessionName.
+	SessionName string
+}
+
+// AWSWebIdentity is a role whose credentials are had for an OIDC token.
+type AWSWebIdentity struct {
+	// RoleARN is arn:PARTITION:iam::ACCOUNT:role/NAME.
+	RoleARN string
+	// TokenFile holds the token.
+	TokenFile string
+	// SessionName is what CloudTrail shows. Default: DefaultAWSSessionName.
+	SessionName string
+}
+
+// GCPKMS is Google's Cloud KMS. What is empty is Google's choice.
+type GCPKMS struct {
+	// Endpoint is host:port of Cloud KMS in this network, always spoken to by TLS.
+	Endpoint string
+	// CAFile holds Endpoint's roots, PEM. Empty: the system's.
+	CAFile string
+	// CredentialsFile is a JSON file of Google's. Empty: Application Default
+	// Credentials.
+	CredentialsFile string
+	// Impersonate is the email of a service account to act as. Empty: none.
+	Impersonate string
+	// QuotaProject is the project whose quota is used.
+	QuotaProject string
+	// Timeout bounds each call. Default: DefaultKMSTimeout.
+	Timeout time.Duration
+}
+
 // Key is a broker key.
 type Key struct {
 	Name string
@@ -151,6 +213,9 @@ type Key struct {
 	FormerRecipients []Recipient
 	// MinRecipients is 1 to len(Recipients). Default: all.
 	MinRecipients int
+	// HedgeAfter is how long a recipient is waited for before the next one is asked
+	// beside it. 0: as its backend's recent answers say.
+	HedgeAfter time.Duration
 	// CheckInterval is how long an intermediate key that lacks recipients is used
 	// before all are tried again. Default: DefaultCheckInterval.
 	CheckInterval time.Duration
@@ -173,7 +238,8 @@ type Key struct {
 type Recipient struct {
 	// Backend is the name of one of Config.Backends.
 	Backend string
-	// Key is the master key's name in it.
+	// Key is the master key's name in it: a key's ARN of the backend's region
+	// (aws-kms), a CryptoKey's resource name (gcp-kms), a key's name (others).
 	Key string
 }
 
@@ -206,12 +272,13 @@ type Cache struct {
 
 // The defaults, where they are not obvious from the field.
 const (
-	DefaultSocketMode    fs.FileMode = 0o660
-	DefaultVaultMount                = "transit"
-	DefaultVaultTimeout              = 3 * time.Second
-	DefaultJWTFile                   = "/var/run/secrets/kubernetes.io/serviceaccount/token"
-	DefaultCheckInterval             = 5 * time.Minute
-	DefaultTTL                       = time.Hour
+	DefaultSocketMode     fs.FileMode = 0o660
+	DefaultVaultMount                 = "transit"
+	DefaultKMSTimeout                 = 3 * time.Second
+	DefaultAWSSessionName             = "keybroker"
+	DefaultJWTFile                    = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+	DefaultCheckInterval              = 5 * time.Minute
+	DefaultTTL                        = time.Hour
 	// DefaultMaxStale outlasts a weekend. It is also how long a broker that
 	// reaches no KMS goes on with a key that was revoked there.
 	DefaultMaxStale             = 72 * time.Hour

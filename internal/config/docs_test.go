@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
@@ -96,11 +97,6 @@ func TestDocumentedKeys(t *testing.T) {
 	for key := range rows {
 		t.Errorf("%s is documented, and there is no such key", key)
 	}
-	for _, later := range config.LaterTypes() {
-		if !strings.Contains(readDocument(t), "`"+later+"`") {
-			t.Errorf("the type %s is not documented", later)
-		}
-	}
 }
 
 // plain is a configuration with every block whose keys have defaults, and none of
@@ -114,6 +110,9 @@ backends:
   file: {type: file, path: /keyring}
   vault: {type: vault, address: "https://vault:8200", auth: {method: approle, role_id_file: /r, secret_id_file: /s}}
   kubernetes: {type: vault, address: "https://vault:8200", auth: {method: kubernetes, role: kb}}
+  role: {type: aws-kms, region: eu-central-1, assume_role: {role_arn: "arn:aws:iam::123456789012:role/kb"}}
+  token: {type: aws-kms, region: eu-central-1, web_identity: {role_arn: "arn:aws:iam::123456789012:role/kb", token_file: /t}}
+  google: {type: gcp-kms}
 keys: {tikv: {recipients: [{backend: file, key: tikv}]}}
 clients: {tikv: {match: {unix: {user: tikv}}}}
 audit: {path: /audit.jsonl}
@@ -164,6 +163,10 @@ func set(t *testing.T, root *yaml.Node, path, value string) {
 				part = "tikv"
 			case strings.HasSuffix(path, "jwt_file"):
 				part = "kubernetes"
+			case strings.Contains(path, "assume_role"), strings.HasSuffix(path, "fips"):
+				part = "role"
+			case strings.Contains(path, "web_identity"):
+				part = "token"
 			default:
 				part = "vault"
 			}
@@ -191,9 +194,16 @@ func TestDefaultsThatDependOnOthers(t *testing.T) {
 	if c.Listen.GRPCTCP != nil || c.Listen.Admin != nil || c.Listen.GRPC.UID != nil || c.Listen.GRPC.GID != nil {
 		t.Errorf("listen: %+v", c.Listen)
 	}
-	for i, name := range []string{"", config.MethodKubernetes, config.MethodAppRole} {
-		if v := c.Backends[i].Vault; v != nil && (v.Auth.Mount != name || v.ID != "" || v.Namespace != "" || v.TLS != config.VaultTLS{}) {
-			t.Errorf("%s: %+v", c.Backends[i].Name, v)
+	for _, b := range c.Backends {
+		name := map[string]string{"kubernetes": config.MethodKubernetes, "vault": config.MethodAppRole}[b.Name]
+		if v := b.Vault; v != nil && (v.Auth.Mount != name || v.ID != "" || v.Namespace != "" || v.TLS != config.VaultTLS{}) {
+			t.Errorf("%s: %+v", b.Name, v)
+		}
+		if a := b.AWSKMS; a != nil && (a.Profile != "" || a.Endpoint != "" || a.CAFile != "" || a.Timeout != config.DefaultKMSTimeout || (a.AssumeRole == nil) == (a.WebIdentity == nil)) {
+			t.Errorf("%s: %+v", b.Name, a)
+		}
+		if g := b.GCPKMS; g != nil && *g != (config.GCPKMS{Timeout: config.DefaultKMSTimeout}) {
+			t.Errorf("%s: %+v", b.Name, g)
 		}
 	}
 	for _, test := range []struct {
@@ -206,9 +216,9 @@ func TestDefaultsThatDependOnOthers(t *testing.T) {
 			func(k config.Key) any { return k.MaxStale }, func(k config.Key) any { return k.TTL }},
 		{"nothing stale", "{recipients: [{backend: file, key: a}], cache: {ttl: 73h, max_stale: 0s}}",
 			func(k config.Key) any { return int(k.MaxStale) }, func(config.Key) any { return 0 }},
-		{"no pairs", "{recipients: [{backend: file, key: a}]}",
+		{"nothing", "{recipients: [{backend: file, key: a}]}",
 			func(k config.Key) any {
-				return len(k.Context) + len(k.FormerContexts) + len(k.Aliases) + len(k.FormerRecipients)
+				return int(k.HedgeAfter) + len(k.Context) + len(k.FormerContexts) + len(k.Aliases) + len(k.FormerRecipients)
 			}, func(config.Key) any { return 0 }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -284,8 +294,17 @@ func TestEmbeddedConfigurations(t *testing.T) {
 	for _, block := range readme {
 		accepted(t, "README.md", block[1], 0)
 	}
-	for _, block := range regexp.MustCompile("(?ms)^```yaml\n(.*?)^```$").FindAllStringSubmatch(string(mustRead(t, "../../docs/vault.md")), -1) {
-		accepted(t, "docs/vault.md", []byte(compose(t, string(mustRead(t, examples+"/minimal.yaml")), block[1])), 0)
+	documents, err := filepath.Glob("../../docs/*.md")
+	if err != nil || len(documents) == 0 {
+		t.Fatalf("no documents: %v", err)
+	}
+	for _, path := range documents {
+		if path == document {
+			continue // TestDocumentedYAML
+		}
+		for _, block := range regexp.MustCompile("(?ms)^```yaml\n(.*?)^```$").FindAllSubmatch(mustRead(t, path), -1) {
+			accepted(t, path, []byte(compose(t, string(mustRead(t, examples+"/minimal.yaml")), string(block[1]))), 0)
+		}
 	}
 	const manifest = "../../deploy/kubernetes/tikvgroup.yaml"
 	found := false

@@ -30,6 +30,3 @@ func Schema() map[string][]SchemaKey {
 	}
 	return blocks
 }
-
-// LaterTypes are the backend types of later versions.
-func LaterTypes() []string { return laterTypes() }

@@ -61,7 +61,10 @@ func FuzzParse(f *testing.F) {
 func dumpOf(c *config.Config) string {
 	var b strings.Builder
 	for _, backend := range c.Backends {
-		fmt.Fprintf(&b, "%+v %+v ", backend.File, backend.Vault)
+		fmt.Fprintf(&b, "%+v %+v %+v %+v ", backend.File, backend.Vault, backend.AWSKMS, backend.GCPKMS)
+		if a := backend.AWSKMS; a != nil {
+			fmt.Fprintf(&b, "%+v %+v ", a.AssumeRole, a.WebIdentity)
+		}
 	}
 	fmt.Fprintf(&b, "%+v %+v %+v", c.Listen.GRPC, c.Listen.GRPCTCP, c.Listen.Admin)
 	return b.String()

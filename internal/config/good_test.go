@@ -134,6 +134,21 @@ func TestEverything(t *testing.T) {
 				Auth: config.VaultAuth{Method: "approle", Mount: "login/approle", RoleIDFile: "/role-id", SecretIDFile: "/secret-id", SecretIDWrapped: true},
 				TLS:  config.VaultTLS{CAFile: "/vault-ca.crt", CertFile: "/client.crt", KeyFile: "/client.key", ServerName: "vault.example.org"},
 			}},
+			{Name: "aws-role", Type: config.TypeAWSKMS, AWSKMS: &config.AWSKMS{
+				Region: "eu-central-1", Profile: "kb", Endpoint: "https://kms.example.com:8443", CAFile: "/kms-ca.crt",
+				AssumeRole: &config.AWSAssumeRole{RoleARN: "arn:aws:iam::123456789012:role/app/kb", ExternalID: "x/1:2", SessionName: "kb@n1"},
+				Timeout:    100 * time.Millisecond,
+			}},
+			{Name: "aws-token", Type: config.TypeAWSKMS, AWSKMS: &config.AWSKMS{
+				Region: "us-gov-west-1", FIPS: true,
+				WebIdentity: &config.AWSWebIdentity{RoleARN: "arn:aws-us-gov:iam::123456789012:role/kb", TokenFile: "/aws-token", SessionName: "n1"},
+				Timeout:     3 * time.Second,
+			}},
+			{Name: "gcp", Type: config.TypeGCPKMS, GCPKMS: &config.GCPKMS{
+				Endpoint: "cloudkms.p.googleapis.com:443", CAFile: "/psc-ca.crt", CredentialsFile: "/google.json",
+				Impersonate: "kb@p-1.iam.gserviceaccount.com", QuotaProject: "p-1", Timeout: time.Minute,
+			}},
+			{Name: "gcp-default", Type: config.TypeGCPKMS, GCPKMS: &config.GCPKMS{Timeout: 3 * time.Second}},
 			{Name: "kubernetes", Type: config.TypeVault, Vault: &config.Vault{
 				Address: "https://[2001:db8::1]:8200", Mount: "transit", Timeout: 3 * time.Second,
 				Auth: config.VaultAuth{Method: "kubernetes", Mount: "k8s", Role: "kb", JWTFile: "/jwt"},
@@ -145,10 +160,22 @@ func TestEverything(t *testing.T) {
 			}},
 		},
 		Keys: []config.Key{{
+			Name: "cloud",
+			Recipients: []config.Recipient{
+				{Backend: "aws-role", Key: "arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"},
+				{Backend: "gcp", Key: "projects/p-1/locations/europe-west3/keyRings/tikv/cryptoKeys/tikv_1"},
+			},
+			FormerRecipients: []config.Recipient{
+				{Backend: "aws-token", Key: "arn:aws-us-gov:kms:us-gov-west-1:123456789012:key/mrk-1234abcd12ab34cd56ef1234567890ab"},
+				{Backend: "gcp-default", Key: "projects/example.com:p-1/locations/global/keyRings/r/cryptoKeys/k"},
+			},
+			MinRecipients: 2, CheckInterval: 5 * time.Minute,
+			TTL: time.Hour, MaxStale: 72 * time.Hour, MaxAge: 24 * time.Hour, MaxUses: 1 << 20,
+		}, {
 			Name:             "tikv",
 			Recipients:       []config.Recipient{{Backend: "approle", Key: "tikv"}, {Backend: "local", Key: "tikv"}, {Backend: "local", Key: "other"}},
 			FormerRecipients: []config.Recipient{{Backend: "token", Key: "TiKV_2"}},
-			MinRecipients:    2, CheckInterval: 90 * time.Second,
+			MinRecipients:    2, HedgeAfter: 150 * time.Millisecond, CheckInterval: 90 * time.Second,
 			Context:        map[string]string{"cluster": "prod-1", "": "", "with:colon": "any text\n"},
 			FormerContexts: []map[string]string{{"cluster": "prod-0"}, {}},
 			TTL:            2 * time.Hour, MaxStale: 72 * time.Hour, MaxAge: 12 * time.Hour, MaxUses: 1,
@@ -390,9 +417,10 @@ func TestNothingIsShared(t *testing.T) {
 	}
 	a, b, want := parse(), parse(), parse()
 	*a.Listen.GRPC.UID = 7
-	a.Keys[0].Context["cluster"], a.Keys[0].FormerContexts[0]["cluster"] = "changed", "changed"
-	a.Keys[0].Recipients[0], a.Keys[0].Aliases[0] = config.Recipient{}, "changed"
-	a.Backends[0].Vault.Address = "changed"
+	a.Keys[1].Context["cluster"], a.Keys[1].FormerContexts[0]["cluster"] = "changed", "changed"
+	a.Keys[1].Recipients[0], a.Keys[1].Aliases[0] = config.Recipient{}, "changed"
+	a.Backends[0].Vault.Address, a.Backends[3].GCPKMS.Endpoint = "changed", "changed"
+	a.Backends[1].AWSKMS.AssumeRole.RoleARN, a.Backends[2].AWSKMS.WebIdentity.TokenFile = "changed", "changed"
 	*a.Clients[1].Match.GID, a.Clients[3].Allow[0].Keys[0], a.Clients[3].Allow[0].Operations[0] = 7, "changed", policy.List
 	a.MissRates["user"] = 7
 	if !reflect.DeepEqual(b, want) {

@@ -28,9 +28,9 @@ const (
 // maxTime is the longest time that may be configured for anything.
 const maxTime = 366 * 24 * time.Hour
 
-// keys reads all keys. backends are the types of the backends by name; without
-// any, what recipients name is not checked.
-func (w *walker) keys(v value, backends map[string]string) []Key {
+// keys reads all keys. backends are the backends by name, without a type those of
+// which nothing is known; without any, what recipients name is not checked.
+func (w *walker) keys(v value, backends map[string]Backend) []Key {
 	var keys []Key
 	names := map[string]string{} // name or alias → the key it belongs to
 	members := w.members(v)
@@ -50,7 +50,7 @@ func (w *walker) keys(v value, backends map[string]string) []Key {
 }
 
 // key reads one key. names has the names of all keys, and the aliases so far.
-func (w *walker) key(v value, backends, names map[string]string) Key {
+func (w *walker) key(v value, backends map[string]Backend, names map[string]string) Key {
 	b := w.block(v, "keys.NAME")
 	k := Key{
 		Name: v.name.Value, CheckInterval: DefaultCheckInterval, TTL: DefaultTTL,
@@ -72,6 +72,7 @@ func (w *walker) key(v value, backends, names map[string]string) Key {
 	if v, ok := b.fields["former_recipients"]; ok {
 		k.FormerRecipients = w.recipients(v, "keys.NAME.former_recipients[]", backends, seen)
 	}
+	b.duration("hedge_after", &k.HedgeAfter, time.Millisecond, time.Minute)
 	b.duration("check_interval", &k.CheckInterval, time.Second, 24*time.Hour)
 	if v, ok := b.fields["context"]; ok {
 		k.Context = w.context(v, k.Name)
@@ -107,24 +108,20 @@ func (w *walker) mostRecipients(b block) uint64 {
 	return maxRecipients
 }
 
-func (w *walker) recipients(v value, schema string, backends map[string]string, seen map[Recipient]int) []Recipient {
+func (w *walker) recipients(v value, schema string, backends map[string]Backend, seen map[Recipient]int) []Recipient {
 	var recipients []Recipient
 	for _, item := range w.items(v) {
 		b := w.block(item, schema)
 		var r Recipient
 		b.text("backend", &r.Backend, "the name of a backend")
-		b.masterKey("key", &r.Key)
-		kind, known := backends[r.Backend]
+		backend, known := backends[r.Backend]
+		b.masterKey("key", backend, &r.Key)
 		if r.Backend != "" && len(backends) > 0 && !known {
 			w.problem(b.fields["backend"], quote(r.Backend)+", which is not under backends", "the name of a backend"+suggest(r.Backend, slices.Sorted(maps.Keys(backends))))
 			continue
 		}
-		if r.Backend == "" || r.Key == "" {
-			continue
-		}
-		if kind == TypeFile && !nameForm.MatchString(r.Key) {
-			w.problem(b.fields["key"], quote(r.Key), "the name of a keyring's key: "+nameWant)
-			continue
+		if r.Key == "" || backend.Type == "" {
+			continue // if the type is not known, r.Key may be anything
 		}
 		if first, ok := seen[r]; ok {
 			w.problem(item, fmt.Sprintf("backend %s and key %s a second time; the first is in line %d", r.Backend, r.Key, first), "each master key once, under recipients or former_recipients")
@@ -134,23 +131,6 @@ func (w *walker) recipients(v value, schema string, backends map[string]string, 
 		recipients = append(recipients, r)
 	}
 	return recipients
-}
-
-// masterKey reads the name of a master key. What is no name may be the key
-// itself, so it is not repeated.
-func (b block) masterKey(name string, dst *string) {
-	const want = "the master key's name in its backend: at most 128 letters, digits, dots, underscores and hyphens, with no dot or hyphen at its ends"
-	v, ok := b.fields[name]
-	if !ok {
-		return
-	}
-	switch s, ok := b.w.text(v, want); {
-	case !ok:
-	case !masterKey.MatchString(s):
-		b.w.problem(v, "text that is no such name", want)
-	default:
-		*dst = s
-	}
 }
 
 // fitsEnvelope holds that the static pairs leave room in every envelope. What a

@@ -447,15 +447,22 @@ func TestLoadExamples(t *testing.T) {
 				files[tls.CertFile], files[tls.KeyFile], files[tls.ClientCAFile] = 0o644, 0o600, 0o644
 			}
 			for _, b := range c.Backends {
-				if b.File != nil {
-					continue // newLoading has made the keyring
-				}
-				a, tls := b.Vault.Auth, b.Vault.TLS
-				for _, private := range []string{a.TokenFile, a.RoleIDFile, a.SecretIDFile, tls.KeyFile} {
-					files[private] = 0o600
-				}
-				for _, public := range []string{a.JWTFile, tls.CAFile, tls.CertFile} {
-					files[public] = 0o644
+				switch b.Type { // newLoading has made the keyring
+				case config.TypeVault:
+					a, tls := b.Vault.Auth, b.Vault.TLS
+					for _, private := range []string{a.TokenFile, a.RoleIDFile, a.SecretIDFile, tls.KeyFile} {
+						files[private] = 0o600
+					}
+					for _, public := range []string{a.JWTFile, tls.CAFile, tls.CertFile} {
+						files[public] = 0o644
+					}
+				case config.TypeAWSKMS:
+					files[b.AWSKMS.CAFile] = 0o644
+					if i := b.AWSKMS.WebIdentity; i != nil {
+						files[i.TokenFile] = 0o644
+					}
+				case config.TypeGCPKMS:
+					files[b.GCPKMS.CAFile], files[b.GCPKMS.CredentialsFile] = 0o644, 0o600
 				}
 			}
 			delete(files, "")

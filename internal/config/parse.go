@@ -57,14 +57,14 @@ func (w *walker) parse(data []byte) *Config {
 	if v, ok := b.fields["listen"]; ok {
 		c.Listen = w.listen(v)
 	}
-	backends := map[string]string{} // name → type, whatever else is wrong with it
+	backends := map[string]Backend{} // by name, whatever else is wrong with it
 	if v, ok := b.fields["backends"]; ok {
 		c.Backends = w.backends(v)
 		for _, m := range w.peek(v) {
-			backends[m.name.Value] = ""
+			backends[m.name.Value] = Backend{}
 		}
 		for _, b := range c.Backends {
-			backends[b.Name] = b.Type
+			backends[b.Name] = b
 		}
 	}
 	if v, ok := b.fields["keys"]; ok {

@@ -34,15 +34,25 @@ func schema() map[string][]entry {
 		"listen.grpc_tcp": {must("address"), must("cert"), must("key"), must("client_ca")},
 		"listen.admin":    {must("address")},
 		"backends.NAME": {
-			oneOf(must("type"), TypeFile, TypeVault),
+			oneOf(must("type"), TypeFile, TypeVault, TypeAWSKMS, TypeGCPKMS),
 			of(must("path"), "type", TypeFile),
 			of(must("address"), "type", TypeVault),
 			of(may("id"), "type", TypeVault),
 			of(may("namespace"), "type", TypeVault),
 			of(may("mount"), "type", TypeVault),
-			of(may("timeout"), "type", TypeVault),
+			of(may("timeout"), "type", TypeVault, TypeAWSKMS, TypeGCPKMS),
 			of(must("auth"), "type", TypeVault),
 			of(may("tls"), "type", TypeVault),
+			of(must("region"), "type", TypeAWSKMS),
+			of(may("profile"), "type", TypeAWSKMS),
+			of(may("fips"), "type", TypeAWSKMS),
+			of(may("assume_role"), "type", TypeAWSKMS),
+			of(may("web_identity"), "type", TypeAWSKMS),
+			of(may("endpoint"), "type", TypeAWSKMS, TypeGCPKMS),
+			of(may("ca_file"), "type", TypeAWSKMS, TypeGCPKMS),
+			of(may("credentials_file"), "type", TypeGCPKMS),
+			of(may("impersonate"), "type", TypeGCPKMS),
+			of(may("quota_project"), "type", TypeGCPKMS),
 		},
 		"backends.NAME.auth": {
 			oneOf(must("method"), MethodToken, MethodAppRole, MethodKubernetes),
@@ -54,11 +64,13 @@ func schema() map[string][]entry {
 			of(may("jwt_file"), "method", MethodKubernetes),
 			of(may("mount"), "method", MethodAppRole, MethodKubernetes),
 		},
-		"backends.NAME.tls": {may("ca_file"), may("cert_file"), may("key_file"), may("server_name")},
+		"backends.NAME.tls":          {may("ca_file"), may("cert_file"), may("key_file"), may("server_name")},
+		"backends.NAME.assume_role":  {must("role_arn"), may("external_id"), may("session_name")},
+		"backends.NAME.web_identity": {must("role_arn"), must("token_file"), may("session_name")},
 		"keys.NAME": {
-			must("recipients"), may("former_recipients"), may("min_recipients"), may("check_interval"),
+			must("recipients"), may("former_recipients"), may("min_recipients"), may("hedge_after"), may("check_interval"),
 			may("context"), may("former_contexts"), may("cache"), may("intermediate"), may("aliases"),
-			later("hedge_after"), later("warm"), later("passthrough"),
+			later("warm"), later("passthrough"),
 		},
 		"keys.NAME.recipients[]":        {must("backend"), must("key")},
 		"keys.NAME.former_recipients[]": {must("backend"), must("key")},
@@ -81,6 +93,3 @@ func schema() map[string][]entry {
 		"cache":  {may("capacity"), later("persist")},
 	}
 }
-
-// laterTypes are the backend types that this version does not have yet.
-func laterTypes() []string { return []string{"aws-kms", "gcp-kms"} }

@@ -17,6 +17,10 @@ const (
 	wantTTL     = `a time from 1s to 366d, in d, h, m, s and ms, such as 30s or 1h30m`
 	wantStale   = `a time from 0s to 366d, in d, h, m, s and ms, such as 30s or 1h30m`
 	wantSync    = `a time from 1ms to 1m, in d, h, m, s and ms, such as 30s or 1h30m`
+	wantHedge   = `a time from 1ms to 1m, in d, h, m, s and ms, such as 30s or 1h30m`
+	wantRegion  = `the region of all its master keys, such as eu-central-1`
+	wantID      = `the external id in the role's trust policy: 2 to 1224 letters, digits and _+=,.@:/-`
+	wantServer  = `host:port, such as cloudkms.p.googleapis.com:443`
 	wantURL     = `a URL such as https://vault.example.com:8200`
 )
 
@@ -51,6 +55,16 @@ func values() map[string]struct {
 			func(c *config.Config) any { return c.MissRates["tikv"] }},
 		"vault": {"backends: {local: {type: vault, address: %s, auth: {method: token, token_file: /t}}}", "backends.local.address",
 			func(c *config.Config) any { return c.Backends[0].Vault.Address }},
+		"hedge": {"keys: {tikv: {recipients: [{backend: local, key: tikv}], hedge_after: %s}}", "keys.tikv.hedge_after",
+			func(c *config.Config) any { return c.Keys[0].HedgeAfter }},
+		"region": {"backends: {aws: {type: aws-kms, region: %s}, local: {type: file, path: /keyring}}", "backends.aws.region",
+			func(c *config.Config) any { return c.Backends[0].AWSKMS.Region }},
+		"endpoint": {"backends: {aws: {type: aws-kms, region: eu-west-1, endpoint: %s}, local: {type: file, path: /keyring}}", "backends.aws.endpoint",
+			func(c *config.Config) any { return c.Backends[0].AWSKMS.Endpoint }},
+		"external": {"backends: {aws: {type: aws-kms, region: eu-west-1, assume_role: {role_arn: 'arn:aws:iam::123456789012:role/kb', external_id: %s}}, local: {type: file, path: /keyring}}", "backends.aws.assume_role.external_id",
+			func(c *config.Config) any { return c.Backends[0].AWSKMS.AssumeRole.ExternalID }},
+		"server": {"backends: {gcp: {type: gcp-kms, endpoint: %s}, local: {type: file, path: /keyring}}", "backends.gcp.endpoint",
+			func(c *config.Config) any { return c.Backends[0].GCPKMS.Endpoint }},
 		"spiffe": {"clients: {tikv: {match: {tls: {spiffe_id: %s}}}}", "clients.tikv.match.tls.spiffe_id",
 			func(c *config.Config) any { return c.Clients[0].Match.SPIFFEID }},
 		"dns": {"clients: {tikv: {match: {tls: {dns: %s}}}}", "clients.tikv.match.tls.dns",
@@ -111,6 +125,18 @@ func TestValuesThatAreRight(t *testing.T) {
 		{"vault", "HTTPS://vault:8200/", "https://vault:8200"},
 		{"vault", `"https://[::1]:8200"`, "https://[::1]:8200"},
 		{"vault", "https://10.0.0.1:65535", "https://10.0.0.1:65535"},
+		{"hedge", "1ms", "1ms"},
+		{"hedge", "1m", "1m0s"},
+		{"region", "us-gov-west-1", "us-gov-west-1"},
+		{"region", "eusc-de-east-1", "eusc-de-east-1"},
+		{"region", "ap-southeast-12", "ap-southeast-12"},
+		{"endpoint", "HTTPS://kms.example.com:443/", "https://kms.example.com:443"},
+		{"endpoint", `"http://[::1]:4566"`, "http://[::1]:4566"},
+		{"endpoint", "http://127.9.9.9", "http://127.9.9.9"},
+		{"external", "ab", "ab"},
+		{"external", strings.Repeat("x", 1224), strings.Repeat("x", 1224)},
+		{"server", "cloudkms.p.googleapis.com:443", "cloudkms.p.googleapis.com:443"},
+		{"server", `"[2001:db8::1]:1"`, "[2001:db8::1]:1"},
 		{"spiffe", `"spiffe://example.org/a"`, "spiffe://example.org/a"},
 		{"spiffe", `"spiffe://e_x.org/ns/A-1/.hidden"`, "spiffe://e_x.org/ns/A-1/.hidden"},
 		{"dns", "br", "br"},
@@ -133,6 +159,16 @@ func TestValuesThatAreWrong(t *testing.T) {
 	for _, test := range []struct {
 		value, yaml, found, want string
 	}{
+		{"hedge", "0ms", `"0ms"`, wantHedge},
+		{"hedge", "1m1ms", `"1m1ms"`, wantHedge},
+		{"region", "eu-central-1b", `"eu-central-1b"`, wantRegion},
+		{"region", "EU-Central-1", `"EU-Central-1"`, wantRegion},
+		{"region", "eu", `"eu"`, wantRegion},
+		{"endpoint", "http://10.0.0.1:4566", `"http://10.0.0.1:4566", over which keys would go in the clear`, "https, or a loopback address"},
+		{"external", strings.Repeat("x", 1225), "text of another form", wantID},
+		{"server", "10.0.0.256:443", `"10.0.0.256:443"`, wantServer},
+		{"server", "kms.example.com:0443", `"kms.example.com:0443"`, wantServer},
+		{"server", `"kms.example.com:"`, `"kms.example.com:"`, wantServer},
 		{"node", "-a", `"-a"`, wantNode},
 		{"node", "a.", `"a."`, wantNode},
 		{"node", "a/b", `"a/b"`, wantNode},

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"log/slog"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/keybroker/keybroker/backends/awskms"
+	"github.com/keybroker/keybroker/backends/gcpkms"
+	"github.com/keybroker/keybroker/broker"
+	"github.com/keybroker/keybroker/internal/config"
+)
+
+// TestSettingsOfEachType holds that each type of backend is made, with its
+// provider and timeout, and that what a key says of its recipients is kept.
+func TestSettingsOfEachType(t *testing.T) {
+	cfg, err := config.Parse("config.yaml", []byte(`
+version: 1
+node: n1
+listen: {grpc: {socket: /run/kb.sock}}
+backends:
+  local: {type: file, path: /keyring}
+  main: {type: vault, address: "https://vault:8200", timeout: 1s, auth: {method: token, token_file: /t}}
+  amazon: {type: aws-kms, region: eu-west-1, timeout: 4s}
+  google: {type: gcp-kms, timeout: 5s}
+keys:
+  tikv:
+    recipients:
+      - {backend: amazon, key: "arn:aws:kms:eu-west-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"}
+      - {backend: google, key: projects/p-1/locations/global/keyRings/r/cryptoKeys/k}
+    hedge_after: 70ms
+audit: {path: /audit.jsonl}
+`), config.System("/"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &wiring{log: slog.New(slog.DiscardHandler)}
+	settings, err := w.settings(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]broker.Backend{
+		"local":  {Provider: "file", Type: "file", Timeout: fileTimeout},
+		"main":   {Provider: "vault-transit", Type: "vault", Timeout: time.Second},
+		"amazon": {Provider: "aws-kms", Type: "aws-kms", Timeout: 4 * time.Second},
+		"google": {Provider: "gcp-kms", Type: "gcp-kms", Timeout: 5 * time.Second},
+	}
+	for name, b := range settings.Backends {
+		if err := b.KMS.Close(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if w := want[name]; b.Provider != w.Provider || b.Type != w.Type || b.Timeout != w.Timeout {
+			t.Errorf("%s: %+v, want %+v", name, b, w)
+		}
+	}
+	if len(settings.Backends) != len(want) {
+		t.Errorf("%d backends", len(settings.Backends))
+	}
+	if k := settings.Keys[0]; k.HedgeAfter != 70*time.Millisecond || len(k.Recipients) != 2 || k.Recipients[1].Key != "projects/p-1/locations/global/keyRings/r/cryptoKeys/k" {
+		t.Errorf("%+v", k)
+	}
+}
+
+// TestCloudConfigs holds that nothing of a configuration is lost on the way.
+func TestCloudConfigs(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	for _, test := range []struct {
+		name      string
+		got, want any
+	}{
+		{"aws-kms", awsConfig(&config.AWSKMS{
+			Region: "r", Profile: "p", Endpoint: "e", FIPS: true, CAFile: "c", Timeout: 1,
+			AssumeRole:  &config.AWSAssumeRole{RoleARN: "a", ExternalID: "x", SessionName: "s"},
+			WebIdentity: &config.AWSWebIdentity{RoleARN: "b", TokenFile: "t", SessionName: "u"},
+		}, log), awskms.Config{
+			Region: "r", Profile: "p", Endpoint: "e", FIPS: true, CAFile: "c", Timeout: 1, Logger: log,
+			AssumeRole:  &awskms.AssumeRole{RoleARN: "a", ExternalID: "x", SessionName: "s"},
+			WebIdentity: &awskms.WebIdentity{RoleARN: "b", TokenFile: "t", SessionName: "u"},
+		}},
+		{"aws-kms without roles", awsConfig(&config.AWSKMS{Region: "r"}, nil), awskms.Config{Region: "r"}},
+		{"gcp-kms", gcpConfig(&config.GCPKMS{
+			Endpoint: "e", CAFile: "c", CredentialsFile: "f", Impersonate: "i", QuotaProject: "q", Timeout: 1,
+		}, log), gcpkms.Config{
+			Endpoint: "e", CAFile: "c", CredentialsFile: "f", Impersonate: "i", QuotaProject: "q", Timeout: 1, Logger: log,
+		}},
+	} {
+		if !reflect.DeepEqual(test.got, test.want) {
+			t.Errorf("%s: %+v, want %+v", test.name, test.got, test.want)
+		}
+	}
+}
