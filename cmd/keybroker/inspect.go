@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,8 +16,9 @@ func newInspectCommand(env *Env, opts *options) *cobra.Command {
 		Use:   "inspect [FILE]",
 		Short: "Show what a wrapped key says of itself",
 		Long: `Show the key's name, the time and the master keys that the wrapped key in FILE or
-on standard input names. No KMS is asked, so it is the wrapped key's claim until
-it has been opened.`,
+on standard input names, and for each whether this broker may ask it and whether
+that worked when it was last tried. No KMS is asked, so the rest is the wrapped
+key's claim until it has been opened.`,
 		Example: `  keybroker inspect 1.sst.key`,
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -35,13 +37,28 @@ it has been opened.`,
 				fmt.Fprintf(env.Stdout, "It claims to be of key %s, made %s, and to open with any one of:\n\n",
 					r.KeyName, r.CreatedAt.AsTime().Format(time.RFC3339))
 				var t table
-				t.head("PROVIDER", "VERSION", "MASTER KEY")
+				t.head("PROVIDER", "BACKEND", "STATE", "VERSION", "MASTER KEY")
 				for _, k := range r.Recipients {
-					t.row(k.Provider, orDash(k.KeyVersion), k.KeyRef)
+					t.row(k.Provider, orDash(k.Backend), recipientCell(k.State), orDash(k.KeyVersion), k.KeyRef)
 				}
 				return env.printTable(&t)
 			})
 		},
+	}
+}
+
+// recipientCell says whether a master key can be used.
+func recipientCell(s keybrokerv1.RecipientState) cell {
+	text := strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(s.String(), "RECIPIENT_STATE_")), "_", " ")
+	switch s {
+	case keybrokerv1.RecipientState_RECIPIENT_STATE_USABLE:
+		return cell{text, good}
+	case keybrokerv1.RecipientState_RECIPIENT_STATE_UNREACHABLE:
+		return cell{text, warn}
+	case keybrokerv1.RecipientState_RECIPIENT_STATE_REFUSED, keybrokerv1.RecipientState_RECIPIENT_STATE_NOT_CONFIGURED:
+		return cell{text, bad}
+	default:
+		return cell{text, plain}
 	}
 }
 
