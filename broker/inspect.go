@@ -48,7 +48,8 @@ type KEK struct {
 	Provider, Reference, Version string
 }
 
-// Inspect tells what a wrapped key claims about itself. It calls no backend.
+// Inspect tells what a wrapped key claims about itself, and what is known of its
+// recipients. It has nothing opened or checked.
 //
 // Its errors are *Error.
 func (b *Broker) Inspect(ctx context.Context, call Call, wrappedKey []byte) (Inspected, error) {
@@ -70,11 +71,12 @@ func (b *Broker) Inspect(ctx context.Context, call Call, wrappedKey []byte) (Ins
 	return i, nil
 }
 
-// recipientOf finds out which recipient of k a wrap is for. It calls no backend.
+// recipientOf finds out which recipient of k a wrap is for. No backend is asked
+// for anything but who it is, if it does not know yet.
 func (b *Broker) recipientOf(ctx context.Context, k *key, wrap envelope.Recipient) RecipientInfo {
 	info := RecipientInfo{KEK: KEK{wrap.Provider, wrap.Reference, wrap.Version}}
-	ctx, cancel := context.WithCancel(ctx)
-	cancel() // a backend that would have to ask who it is does not
+	ctx, cancel := context.WithTimeout(ctx, matchWait)
+	defer cancel()
 	for _, r := range k.recipients {
 		if wrap.Provider != r.kms.of.Provider {
 			continue
@@ -89,6 +91,10 @@ func (b *Broker) recipientOf(ctx context.Context, k *key, wrap envelope.Recipien
 	}
 	return info
 }
+
+// matchWait bounds how long backends may take to tell whether a reference is
+// theirs, where that is only to be told to people: hardly any has to ask.
+const matchWait = 250 * time.Millisecond
 
 func (b *Broker) stateOf(k *key, r recipient) RecipientState {
 	switch known := b.conditions.get(keyRecipient{k.Name, r.Recipient}); {

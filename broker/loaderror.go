@@ -152,8 +152,8 @@ func classes(failures []failure) string {
 // notListed names the master keys that could open the envelope, and the line of
 // the config that would allow one.
 func (b *Broker) notListed(ctx context.Context, k *key, part *envelope.IKPart) string {
-	ctx, cancel := context.WithCancel(ctx)
-	cancel() // nobody is asked
+	ctx, cancel := context.WithTimeout(ctx, matchWait)
+	defer cancel()
 	snap := b.snap.Load()
 	var refs, lines []string
 	for _, r := range part.Recipients() {
