@@ -13,6 +13,7 @@ const (
 	EventRewrap   Event = "rewrap"
 	EventInspect  Event = "inspect"
 	EventList     Event = "list"
+	EventRandom   Event = "random"
 	EventStatus   Event = "status"
 	EventPurge    Event = "purge"
 	EventReload   Event = "reload"

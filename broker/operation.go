@@ -162,6 +162,27 @@ func (op *operation) parse(b []byte, operations ...policy.Operation) (*key, *env
 	return k, env, nil
 }
 
+// parseFor is parse for a caller who says of which key the envelope must be, if
+// named is not empty. He learns no more of another key than the envelope says.
+func (op *operation) parseFor(b []byte, named string, operations ...policy.Operation) (*key, *envelope.Envelope, error) {
+	if named == "" {
+		return op.parse(b, operations...)
+	}
+	op.wrappedKey(b)
+	k, err := op.authorize(named, operations...)
+	if err != nil {
+		return nil, nil, err
+	}
+	env, err := envelope.Parse(b)
+	if err != nil {
+		return nil, nil, fail(InvalidEnvelope, err.Error(), err)
+	}
+	if of := env.IK().KeyName(); of != k.Name {
+		return nil, nil, refuse(WrongKey, fmt.Sprintf("the wrapped key is of key %q, not of %s", of, k.Name))
+	}
+	return op.parse(b, operations...)
+}
+
 // context checks the caller's context.
 func (op *operation) context(m map[string]string) (envelope.Pairs, error) {
 	pairs, err := envelope.NewPairs(m)

@@ -14,6 +14,7 @@ const (
 	KeyNotFound        Reason = "KEY_NOT_FOUND"
 	AccessDenied       Reason = "ACCESS_DENIED"
 	InvalidEnvelope    Reason = "INVALID_ENVELOPE"
+	WrongKey           Reason = "WRONG_KEY"
 	InvalidArgument    Reason = "INVALID_ARGUMENT"
 	KEKDisabled        Reason = "KEK_DISABLED"
 	KEKDenied          Reason = "KEK_DENIED"
@@ -64,43 +65,6 @@ func (c Code) String() string {
 		return "UNAVAILABLE"
 	default:
 		return "INTERNAL"
-	}
-}
-
-// Code returns the code that goes with r. A Reason that is not one of the
-// constants is CodeInternal.
-func (r Reason) Code() Code {
-	switch r {
-	case KeyNotFound:
-		return CodeNotFound
-	case AccessDenied:
-		return CodePermissionDenied
-	case InvalidEnvelope, InvalidArgument:
-		return CodeInvalidArgument
-	case KEKDisabled, KEKDenied, NoBackend:
-		return CodeFailedPrecondition
-	case BackendUnavailable, AuditUnavailable:
-		return CodeUnavailable
-	case BackendThrottled, RateLimited:
-		return CodeResourceExhausted
-	case Deadline:
-		return CodeDeadlineExceeded
-	default:
-		return CodeInternal
-	}
-}
-
-// retryAfter is how long a caller should wait before it tries r again, or 0 if
-// trying again is no use. The waits are short because the answer is cheap: a
-// caller in an outage is meant to be served within a second of its end.
-func (r Reason) retryAfter() time.Duration {
-	switch r {
-	case BackendUnavailable, AuditUnavailable:
-		return 500 * time.Millisecond
-	case BackendThrottled, RateLimited:
-		return time.Second
-	default:
-		return 0
 	}
 }
 

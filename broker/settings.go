@@ -9,6 +9,7 @@ import (
 	"github.com/keybroker/keybroker/broker/envelope"
 	"github.com/keybroker/keybroker/broker/policy"
 	"github.com/keybroker/keybroker/cache"
+	"github.com/keybroker/keybroker/internal/secret"
 )
 
 // Settings are what a reload can change. A Broker takes them as a whole and
@@ -21,6 +22,9 @@ type Settings struct {
 	// MissRates is how many loads from a KMS each client may cause a second, by
 	// the client's name. A client that is not in it has DefaultMissRate.
 	MissRates map[string]float64
+	// AccessKeys are the secrets of access keys, by their id, for the front door
+	// that is spoken to in AWS's way.
+	AccessKeys map[string]secret.Value
 	// AllowUnaudited lets calls succeed although their record could not be
 	// written (audit.on_failure: allow).
 	AllowUnaudited bool
@@ -82,6 +86,18 @@ type Key struct {
 	// envelopes. Both are at least 1.
 	MaxAge  time.Duration
 	MaxUses uint64
+	// Passthrough opens what was wrapped before there was a broker; nil: nothing
+	// does.
+	Passthrough *Passthrough
+}
+
+// Passthrough is a master key that opens ciphertexts which its KMS made for a
+// caller directly. They are opened for whoever may unwrap with the broker's key,
+// if he names that key, and are never cached.
+type Passthrough struct {
+	Recipient
+	// Contexts are what they may be bound to, beside nothing.
+	Contexts []envelope.Pairs
 }
 
 // Recipient is a master key in a backend.
@@ -107,6 +123,7 @@ type snapshot struct {
 type key struct {
 	Key
 	recipients []recipient // Recipients, then FormerRecipients
+	passes     recipient   // Passthrough's, if that is not nil
 }
 
 // recipient is a Recipient with its backend.
@@ -145,6 +162,13 @@ func (s Settings) resolve(kmsOf func(name string, b Backend) *kms) (*snapshot, e
 				return nil, fmt.Errorf("key %s: there is no backend %s", k.Name, r.Backend)
 			}
 			resolved.recipients = append(resolved.recipients, recipient{Recipient: r, kms: m})
+		}
+		if p := k.Passthrough; p != nil {
+			m, ok := snap.kmss[p.Backend]
+			if !ok {
+				return nil, fmt.Errorf("key %s: there is no backend %s for its passthrough", k.Name, p.Backend)
+			}
+			resolved.passes = recipient{Recipient: p.Recipient, kms: m}
 		}
 		for _, name := range append([]string{k.Name}, k.Aliases...) {
 			if snap.keys[name] != nil {

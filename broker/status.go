@@ -32,6 +32,8 @@ const (
 // KeyInfo is a key as a client with a right on it may see it.
 type KeyInfo struct {
 	Name string
+	// Aliases are its other names, sorted.
+	Aliases []string
 	// Recipients are the master keys that new envelopes are wrapped for, in the
 	// config's order. Reference is what the KMS resolved and Version what it used,
 	// once an intermediate key has been made; before that, Reference is the master
@@ -91,6 +93,21 @@ func (b *Broker) ListKeys(ctx context.Context, call Call) ([]KeyInfo, error) {
 	return infos, nil
 }
 
+// Describe tells of one key, by its name or an alias. It needs any right on it.
+//
+// Its errors are *Error.
+func (b *Broker) Describe(ctx context.Context, call Call, name string) (KeyInfo, error) {
+	var info KeyInfo
+	err := b.perform(ctx, call, audit.EventList, func(_ context.Context, op *operation) error {
+		k, err := op.authorize(name)
+		if err == nil {
+			info = b.keyInfo(k)
+		}
+		return err
+	})
+	return info, err
+}
+
 // Status tells what the broker serves and how it is. It needs the admin right
 // status.
 //
@@ -142,7 +159,7 @@ func (b *Broker) Serves() map[string]bool {
 }
 
 func (b *Broker) keyInfo(k *key) KeyInfo {
-	info := KeyInfo{Name: k.Name}
+	info := KeyInfo{Name: k.Name, Aliases: slices.Sorted(slices.Values(k.Aliases))}
 	resolved := b.writers.keks(k.Name)
 	var up, down, unasked int
 	for _, r := range k.writers() {
@@ -180,8 +197,12 @@ func (b *Broker) keyInfo(k *key) KeyInfo {
 }
 
 // lasts tells for how long the intermediate key of k that was opened last is
-// still served as fresh, and for how long in an outage; 0 if not at all.
+// still served as fresh, and for how long in an outage; 0 if not at all. A key with
+// a passthrough has callers whose ciphertexts are not cached.
 func (b *Broker) lasts(k *key) (fresh, runway time.Duration) {
+	if k.Passthrough != nil {
+		return 0, 0
+	}
 	now := b.uptime()
 	b.cache.Each(func(_ [32]byte, held *intermediate, loadedAt time.Time) {
 		if held.key != k.Name {

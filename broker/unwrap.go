@@ -26,6 +26,12 @@ type UnwrapRequest struct {
 	WrappedKey []byte
 	// Context is what it was bound to.
 	Context map[string]string
+	// KeyName is the key that it must be of, or an alias: WRONG_KEY if it is of
+	// another. It is also what lets a ciphertext that is no wrapped key be opened
+	// by that key's Passthrough. Empty: the key that the wrapped key names.
+	KeyName string
+	// AnySize lets it hold 1 to 4096 bytes instead of a data key.
+	AnySize bool
 }
 
 // Unwrap opens a wrapped key.
@@ -34,7 +40,10 @@ type UnwrapRequest struct {
 func (b *Broker) Unwrap(ctx context.Context, call Call, req UnwrapRequest) (Unwrapped, error) {
 	var u Unwrapped
 	err := b.perform(ctx, call, audit.EventUnwrap, func(ctx context.Context, op *operation) error {
-		k, env, err := op.parse(req.WrappedKey, policy.Unwrap)
+		if req.KeyName != "" && !envelope.Claims(req.WrappedKey) {
+			return b.passThrough(ctx, op, req, &u)
+		}
+		k, env, err := op.parseFor(req.WrappedKey, req.KeyName, policy.Unwrap)
 		if err != nil {
 			return err
 		}
@@ -47,7 +56,7 @@ func (b *Broker) Unwrap(ctx context.Context, call Call, req UnwrapRequest) (Unwr
 			return err
 		}
 		u = Unwrapped{Plaintext: secret.NewValue(dek), KeyName: k.Name, Source: source}
-		if n := len(dek); n < MinDataKey || n > MaxDataKey {
+		if sized(len(dek), req.AnySize) != nil {
 			return refuse(InvalidEnvelope, "the wrapped key holds no data key but something of another size")
 		}
 		return nil

@@ -19,6 +19,19 @@ const (
 	DefaultDataKey = 32
 )
 
+// sized holds the size of what is wrapped: that of a data key, or, with anySize,
+// whatever an envelope takes.
+func sized(n int, anySize bool) error {
+	least, most := MinDataKey, MaxDataKey
+	if anySize {
+		least, most = 1, envelope.MaxPlaintext
+	}
+	if n < least || n > most {
+		return refuse(InvalidArgument, fmt.Sprintf("a data key is %d to %d bytes, not %d", least, most, n))
+	}
+	return nil
+}
+
 // Generated is a fresh data key.
 type Generated struct {
 	// Plaintext belongs to the caller, who wipes it.
@@ -40,6 +53,8 @@ type GenerateRequest struct {
 	KeyName string
 	// Length is MinDataKey to MaxDataKey bytes; 0 means DefaultDataKey.
 	Length uint32
+	// AnySize lets Length be 1 to 4096 (envelope.MaxPlaintext).
+	AnySize bool
 	// Context is what the wrapped key is bound to.
 	Context map[string]string
 }
@@ -58,8 +73,8 @@ func (b *Broker) Generate(ctx context.Context, call Call, req GenerateRequest) (
 		if size == 0 {
 			size = DefaultDataKey
 		}
-		if size < MinDataKey || size > MaxDataKey {
-			return refuse(InvalidArgument, fmt.Sprintf("a data key is %d to %d bytes, not %d", MinDataKey, MaxDataKey, size))
+		if err := sized(int(size), req.AnySize); err != nil {
+			return err
 		}
 		pairs, err := op.context(req.Context)
 		if err != nil {
@@ -86,7 +101,9 @@ type WrapRequest struct {
 	// Plaintext is MinDataKey to MaxDataKey bytes. It is neither kept nor
 	// changed.
 	Plaintext []byte
-	Context   map[string]string
+	// AnySize lets it be 1 to 4096 bytes (envelope.MaxPlaintext).
+	AnySize bool
+	Context map[string]string
 }
 
 // Wrap wraps a data key that the caller already has.
@@ -99,8 +116,8 @@ func (b *Broker) Wrap(ctx context.Context, call Call, req WrapRequest) (Wrapped,
 		if err != nil {
 			return err
 		}
-		if n := len(req.Plaintext); n < MinDataKey || n > MaxDataKey {
-			return refuse(InvalidArgument, fmt.Sprintf("a data key is %d to %d bytes, not %d", MinDataKey, MaxDataKey, n))
+		if err := sized(len(req.Plaintext), req.AnySize); err != nil {
+			return err
 		}
 		pairs, err := op.context(req.Context)
 		if err != nil {

@@ -14,6 +14,7 @@
 package envelope
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"time"
 )
@@ -74,6 +75,9 @@ func Parse(b []byte) (*Envelope, error) {
 	e.ik.id = sha256.Sum256(b[:len(e.ik.raw)])
 	return e, nil
 }
+
+// Claims tells whether b begins as an envelope does. Parse says whether it is one.
+func Claims(b []byte) bool { return bytes.HasPrefix(b, []byte(Magic)) }
 
 // IK returns the part that is equal for all envelopes of one intermediate key.
 func (e *Envelope) IK() *IKPart { return &e.ik }
