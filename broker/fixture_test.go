@@ -31,6 +31,7 @@ const (
 	uidNobody  = 1003 // no client
 	uidOther   = 1004 // client other: everything with key other
 	uidInspect = 1005 // client auditor: inspect, list
+	uidRewrap  = 1006 // client mover: rewrap with key tikv
 )
 
 // fixture is a Broker with fake KMSs and a real cache, arena, policy and audit
@@ -127,6 +128,7 @@ func newPolicy(t *testing.T) *policy.Policy {
 		{Name: "tikv", Match: policy.Match{UID: uid(uidTiKV)}, Allow: []policy.Rule{{Keys: []string{"tikv"}, Operations: []policy.Operation{policy.Generate, policy.Unwrap}}}},
 		{Name: "ops", Match: policy.Match{UID: uid(uidOps)}, Allow: []policy.Rule{{Keys: []string{"*"}, Operations: all}}, Admin: []policy.Right{policy.AnyRight}},
 		{Name: "other", Match: policy.Match{UID: uid(uidOther)}, Allow: []policy.Rule{{Keys: []string{"other"}, Operations: all}}},
+		{Name: "mover", Match: policy.Match{UID: uid(uidRewrap)}, Allow: []policy.Rule{{Keys: []string{"tikv"}, Operations: []policy.Operation{policy.Rewrap}}}},
 		{Name: "auditor", Match: policy.Match{UID: uid(uidInspect)}, Allow: []policy.Rule{{Keys: []string{"tikv"}, Operations: []policy.Operation{policy.Inspect, policy.List}}}},
 	})
 	if err != nil {
