@@ -114,12 +114,12 @@ func (e *Env) printVerified(r *verify.Result, opts *options) error {
 			fmt.Fprintf(e.Stdout, "PROBLEM: and %d more\n", more)
 		}
 		if r.OK() {
-			fmt.Fprintf(e.Stdout, "whole: %d records, %d to %d, in %d files of log %s\nhead %s\n",
-				r.Records, r.FirstSeq, r.Head.Seq, r.Files, visible(r.LogID), head)
+			fmt.Fprintf(e.Stdout, "whole: %s, %d to %d, in %s of log %s\nhead %s\n",
+				counting(r.Records, "record"), r.FirstSeq, r.Head.Seq, counting(r.Files, "file"), visible(r.LogID), head)
 		}
 	}
 	if !r.OK() {
-		return verificationError(fmt.Errorf("the audit log is not whole: %d problems; keep the files as evidence", r.ProblemCount))
+		return verificationError(fmt.Errorf("the audit log is not whole: %s; keep the files as evidence", counting(r.ProblemCount, "problem")))
 	}
 	return nil
 }

@@ -96,7 +96,7 @@ func (e *Env) check(ctx context.Context, c *client, what checks) error {
 	if err := c.explain(worst); err != worst { //nolint:errorlint // whether it is the same error
 		return err
 	}
-	return &codeError{exitCode(worst), fmt.Errorf("%d of %d checks failed", len(failed), len(what.keys)+len(what.wrapped))}
+	return &codeError{exitCode(worst), fmt.Errorf("%d of %s failed", len(failed), counting(len(what.keys)+len(what.wrapped), "check"))}
 }
 
 // checkKey asks whether a key is served, and with live has it used.

@@ -57,7 +57,12 @@ func (o *options) withOpenClient(ctx context.Context, f func(context.Context, *c
 	}
 	c.conn, c.KeyBrokerClient, c.AdminClient = conn, keybrokerv1.NewKeyBrokerClient(conn), keybrokerv1.NewAdminClient(conn)
 	err = f(ctx, c)
-	return errors.Join(c.explain(err), conn.Close())
+	closed := conn.Close()
+	if err != nil {
+		// Alone, or message would not find the broker's words in it.
+		return c.explain(err)
+	}
+	return closed
 }
 
 func (c *client) connect(ctx context.Context, _ string) (net.Conn, error) {

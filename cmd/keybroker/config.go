@@ -49,7 +49,8 @@ it, with the broker's own credentials.`,
 				defer cancel()
 				return env.checkOnline(ctx, cfg)
 			}
-			_, err = fmt.Fprintf(env.Stdout, "%s is well: %d backends, %d keys, %d clients\n", path, len(cfg.Backends), len(cfg.Keys), len(cfg.Clients))
+			_, err = fmt.Fprintf(env.Stdout, "%s is well: %s, %s, %s\n", path,
+				counting(len(cfg.Backends), "backend"), counting(len(cfg.Keys), "key"), counting(len(cfg.Clients), "client"))
 			return err
 		},
 	}

@@ -73,9 +73,9 @@ func (e *Env) examine(ctx context.Context, path string, opts *options) error {
 	}
 	switch {
 	case len(problems) > 0:
-		return configError(fmt.Errorf("%d problems, %d of them in the configuration", found, len(problems)))
+		return configError(fmt.Errorf("%s, %d of them in the configuration", counting(found, "problem"), len(problems)))
 	case found > 0:
-		return fmt.Errorf("%d problems", found)
+		return fmt.Errorf("%s", counting(found, "problem"))
 	default:
 		return nil
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
@@ -88,14 +89,18 @@ func reasonOf(err error) string {
 }
 
 // message is err for people: a broker's answer without gRPC's wrapping, and with
-// its reason, by which it can be looked up.
+// its reason, by which it can be looked up. What was added around it stays.
 func message(err error) string {
-	s, ok := status.FromError(err)
-	if !ok {
+	var answer interface {
+		error
+		GRPCStatus() *status.Status
+	}
+	if !errors.As(err, &answer) {
 		return err.Error()
 	}
+	words := answer.GRPCStatus().Message()
 	if reason := reasonOf(err); reason != "" {
-		return s.Message() + " (" + reason + ")"
+		words += " (" + reason + ")"
 	}
-	return s.Message()
+	return strings.Replace(err.Error(), answer.Error(), words, 1)
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -15,6 +16,8 @@ type keyFlags struct {
 	out     string
 	raw     bool
 	show    bool
+	// keep: what is at out is not replaced, unless force is set.
+	keep, force bool
 }
 
 func (f *keyFlags) bind(cmd *cobra.Command, outWhat string) {
@@ -22,6 +25,20 @@ func (f *keyFlags) bind(cmd *cobra.Command, outWhat string) {
 	cmd.Flags().VarP(f.context, "context", "C", "a pair that the wrapped key is bound to; repeat it for more")
 	cmd.Flags().StringVar(&f.out, "out", "", "write the "+outWhat+" to this `file` instead of standard output")
 	cmd.Flags().BoolVar(&f.raw, "raw", false, "bytes as they are instead of base64")
+}
+
+// bindForce has an existing file at --out be an error unless --force is given.
+func (f *keyFlags) bindForce(cmd *cobra.Command) {
+	f.keep = true
+	cmd.Flags().BoolVar(&f.force, "force", false, "replace the file of --out if it exists")
+}
+
+// checkOut tells whether --out could be written, before the broker is asked.
+func (f *keyFlags) checkOut() error {
+	if f.out == "" {
+		return nil
+	}
+	return outFile{f.out, f.force}.check()
 }
 
 func (f *keyFlags) bindShow(cmd *cobra.Command) {
@@ -51,6 +68,9 @@ func (e *Env) writeKey(b []byte, f *keyFlags) error {
 		_, err := e.Stdout.Write(text)
 		return err
 	}
+	if f.keep {
+		return outFile{f.out, f.force}.write(text)
+	}
 	return writeFile(f.out, text)
 }
 
@@ -64,13 +84,20 @@ func newGenerateCommand(env *Env, opts *options) *cobra.Command {
 data key encrypts, and ask for the data key again with unwrap.
 
 With --out the wrapped key goes to a file and the data key alone to standard
-output, for a program that reads it there. The data key is not printed to a
+output, for a program that reads it there. A file that exists is not replaced
+unless --force is given: it may be the only copy of a wrapped key. The data key is not printed to a
 terminal unless --show is given.`,
 		Example: `  keybroker generate tikv
   keybroker generate tikv --context file=1.sst --out 1.sst.key > /dev/null
   keybroker generate tikv -o json | jq -r .wrapped_key`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if flags.raw && flags.out == "" && opts.output == outputText {
+				return usageError(errors.New("--raw has two keys to print: name a file for the wrapped one with --out"))
+			}
+			if err := flags.checkOut(); err != nil {
+				return err
+			}
 			return opts.withClient(cmd.Context(), func(ctx context.Context, c *client) error {
 				r, err := c.GenerateDataKey(ctx, &keybrokerv1.GenerateDataKeyRequest{
 					KeyName: args[0], KeyLength: length, Context: flags.context,
@@ -84,6 +111,7 @@ terminal unless --show is given.`,
 		},
 	}
 	flags.bind(cmd, "wrapped key")
+	flags.bindForce(cmd)
 	flags.bindShow(cmd)
 	cmd.Flags().Uint32Var(&length, "length", 32, "length of the data key in bytes, 16 to 64")
 	return cmd
@@ -106,9 +134,6 @@ func (e *Env) printGenerated(r *keybrokerv1.GenerateDataKeyResponse, f *keyFlags
 	case f.out != "":
 		return e.printSecret(r.Plaintext, f)
 	default:
-		if f.raw {
-			return usageError(fmt.Errorf("--raw has two keys to print: name a file for the wrapped one with --out"))
-		}
 		fmt.Fprintf(e.Stdout, "key_name     %s\nwrapped_key  %s", r.KeyName, encoded(r.WrappedKey, false))
 		fmt.Fprint(e.Stdout, "plaintext    ")
 		return e.printSecret(r.Plaintext, f)

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/keybroker/keybroker/broker/envelope"
@@ -103,26 +102,6 @@ func encoded(b []byte, raw bool) []byte {
 	out := make([]byte, base64.StdEncoding.EncodedLen(len(b)), base64.StdEncoding.EncodedLen(len(b))+1)
 	base64.StdEncoding.Encode(out, b)
 	return append(out, '\n')
-}
-
-// writeFile puts content into the file called name, which it replaces as a whole:
-// there is the old file or the new one, never a part, whatever happens.
-func writeFile(name string, content []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*") // 0600
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
-		}
-	}()
-	_, err = f.Write(content)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), name)
 }
 
 // pairs is the value of --context: NAME=VALUE, as often as needed.

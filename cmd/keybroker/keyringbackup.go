@@ -15,7 +15,8 @@ import (
 
 func (k *keyringCommand) backup() *cobra.Command {
 	var recipients []string
-	var recipientsFile, out string
+	var recipientsFile string
+	var out outFile
 	cmd := &cobra.Command{
 		Use:   "backup --recipient AGE --out FILE",
 		Short: "Back up all master keys, encrypted to age recipients",
@@ -30,23 +31,27 @@ tar archive in an age file, so that it can be opened without keybroker, too.`,
 			if err != nil {
 				return err
 			}
-			if out == "" {
+			if out.name == "" {
 				return usageError(errors.New("name the file to write with --out"))
+			}
+			if err := out.check(); err != nil {
+				return err
 			}
 			var b bytes.Buffer // it is encrypted, and small
 			if err := backup.Write(&b, k.dir, to...); err != nil {
 				return err
 			}
-			if err := writeFile(out, b.Bytes()); err != nil {
+			if err := out.write(b.Bytes()); err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(k.env.Stdout, "wrote %s, for %d recipients; try it: keybroker keyring restore --dir DIR --identity FILE %s\n", out, len(to), quote(out))
+			_, err = fmt.Fprintf(k.env.Stdout, "wrote %s, for %s; try it: keybroker keyring restore --dir DIR --identity FILE %s\n", out.name, counting(len(to), "recipient"), quote(out.name))
 			return err
 		},
 	}
 	cmd.Flags().StringArrayVarP(&recipients, "recipient", "r", nil, "an age `recipient` (age1…); repeat it for more")
 	cmd.Flags().StringVarP(&recipientsFile, "recipients-file", "R", "", "a `file` of age recipients, one a line")
-	cmd.Flags().StringVar(&out, "out", "", "the `file` to write")
+	cmd.Flags().StringVar(&out.name, "out", "", "the `file` to write")
+	cmd.Flags().BoolVar(&out.force, "force", false, "replace the file if it exists")
 	return cmd
 }
 

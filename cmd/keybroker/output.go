@@ -147,6 +147,14 @@ func duration(d time.Duration) string {
 	}
 }
 
+// counting writes a number of things.
+func counting[N int | uint32 | uint64](n N, one string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %ss", n, one)
+}
+
 // bytesText writes a number of bytes.
 func bytesText(n uint64) string {
 	switch {

@@ -34,7 +34,7 @@ needs --force.`,
 				if opts.output == outputJSON {
 					return env.printMessage(r)
 				}
-				_, err = fmt.Fprintf(env.Stdout, "%d intermediate keys were wiped\n", r.Purged)
+				_, err = fmt.Fprintf(env.Stdout, "wiped: %s\n", counting(r.Purged, "intermediate key"))
 				return err
 			})
 		},

@@ -83,7 +83,7 @@ func printStatus(w io.Writer, s *keybrokerv1.GetStatusResponse, now time.Time, c
 	var about table
 	about.row("keybroker", fmt.Sprintf("%s on %s, up %s", s.Version, s.Node, since(s.StartedAt, now)))
 	about.row("config", fmt.Sprintf("sha256 %.12s…, loaded %s ago", s.ConfigSha256, since(s.ConfigLoadedAt, now)))
-	written := cell{fmt.Sprintf("%s, %d records", s.Audit.GetPath(), s.Audit.GetHeadSeq()), plain}
+	written := cell{fmt.Sprintf("%s, %s", s.Audit.GetPath(), counting(s.Audit.GetHeadSeq(), "record")), plain}
 	if problem := s.Audit.GetError(); problem != "" {
 		written = cell{problem, bad}
 	}

@@ -22,6 +22,14 @@ The data key is not printed to a terminal unless --show is given.`,
   keybroker unwrap --raw < 1.sst.key | openssl enc …`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if flags.out != "" {
+				if err := (outFile{name: flags.out}).checkInput(env, optional(args, 0)); err != nil {
+					return err
+				}
+			}
+			if err := flags.checkOut(); err != nil {
+				return err
+			}
 			wrapped, err := env.readWrapped(optional(args, 0))
 			if err != nil {
 				return err
@@ -37,6 +45,7 @@ The data key is not printed to a terminal unless --show is given.`,
 		},
 	}
 	flags.bind(cmd, "data key")
+	flags.bindForce(cmd)
 	flags.bindShow(cmd)
 	return cmd
 }

@@ -19,6 +19,9 @@ form.`,
 		Example: `  openssl rand -base64 32 | keybroker wrap tikv --context file=1.sst --out 1.sst.key`,
 		Args:    cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := flags.checkOut(); err != nil {
+				return err
+			}
 			plaintext, err := env.readPlaintext(optional(args, 1), flags.raw)
 			if err != nil {
 				return err
@@ -37,6 +40,7 @@ form.`,
 		},
 	}
 	flags.bind(cmd, "wrapped key")
+	flags.bindForce(cmd)
 	return cmd
 }
 
