@@ -47,6 +47,8 @@ func (w *walker) clients(v value, keys []Key, listen Listen) ([]policy.Client, m
 			w.warn(at, "a local user or group", "listen.grpc, without which this client cannot connect")
 		case !unix && listen.GRPCTCP == nil:
 			w.warn(at, "a TLS identity", "listen.grpc_tcp, without which this client cannot connect")
+		case unix:
+			w.reach(at, match, listen.GRPC)
 		}
 		c.Match = match
 		if named {

@@ -7,8 +7,8 @@ import (
 	"strconv"
 )
 
-// Environment is what a configuration takes from where it is read. All fields
-// but CredentialsDirectory are required.
+// Environment is what a configuration takes from where it is read. Dir,
+// LookupUser, LookupGroup and Hostname are required.
 type Environment struct {
 	// Dir is the absolute directory that relative paths start from.
 	Dir string
@@ -19,6 +19,13 @@ type Environment struct {
 	// CredentialsDirectory replaces ${CREDENTIALS_DIRECTORY} where a file is named.
 	// Empty: there is none.
 	CredentialsDirectory string
+	// UID and GID are the broker's own.
+	UID, GID uint32
+	// Groups returns the ids of the groups of a user, Members the names of the users
+	// of a group, those included whose first group it is. Both say so if they do not
+	// know the id. Nil: nothing is known of any. They serve warnings only.
+	Groups  func(uid uint32) ([]uint32, error)
+	Members func(gid uint32) ([]string, error)
 }
 
 // System returns the environment of this process and host, for a configuration
@@ -42,6 +49,10 @@ func System(dir string) Environment {
 		},
 		Hostname:             os.Hostname,
 		CredentialsDirectory: os.Getenv("CREDENTIALS_DIRECTORY"),
+		UID:                  uint32(os.Geteuid()), //nolint:gosec // an id
+		GID:                  uint32(os.Getegid()), //nolint:gosec // an id
+		Groups:               groupsOf,
+		Members:              membersOf,
 	}
 }
 
