@@ -31,8 +31,8 @@ build: ## bin/keybroker: static and reproducible
 	CGO_ENABLED=0 GOFIPS140=$(FIPS140) go build -trimpath -ldflags '$(LDFLAGS)' -o bin/keybroker ./cmd/keybroker
 
 .PHONY: run
-run: build ## a broker with its own keyring, policy and audit log, in the foreground
-	@exec bin/keybroker dev
+run: build ## a broker with its own keyring, policy and audit log, in the foreground; ARGS='--dir DIR'
+	@exec bin/keybroker dev $(ARGS)
 
 .PHONY: test
 test: ## unit, property, golden, script and race tests

@@ -48,8 +48,23 @@ type serveOptions struct {
 	logFormat, logLevel string
 	// reflection serves gRPC reflection: dev only.
 	reflection bool
+	// admin is the address of metrics and health in place of the configuration's;
+	// empty for none. Nil: as the configuration says.
+	admin *string
 	// ready is called once the broker serves. May be nil.
 	ready func()
+}
+
+// listen is where to listen, by the configuration and the options.
+func (o serveOptions) listen(l config.Listen) config.Listen {
+	switch {
+	case o.admin == nil:
+	case *o.admin == "":
+		l.Admin = nil
+	default:
+		l.Admin = &config.Admin{Address: *o.admin}
+	}
+	return l
 }
 
 // serve runs the daemon until ctx ends.
@@ -130,7 +145,7 @@ func (d *daemon) run(ctx context.Context) error {
 		Gatherer: d.metrics.Registry, Serves: d.broker.Serves,
 		Auditing: func() error { return d.audit.Head().Err },
 	})
-	doors, err := openDoors(d.cfg.Listen, d.log, d.refused) //nolint:contextcheck // what it dials is local and answers at once
+	doors, err := openDoors(d.opts.listen(d.cfg.Listen), d.log, d.refused) //nolint:contextcheck // what it dials is local and answers at once
 	if err != nil {
 		return err
 	}

@@ -1,19 +1,23 @@
 package main
 
 import (
+	"bytes"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"text/template"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/keybroker/keybroker/backends/file"
+	"github.com/keybroker/keybroker/internal/config"
 )
 
 // devKey is the one key of a dev broker.
@@ -32,7 +36,7 @@ again, so wrapped keys outlive a restart.
 
 It is for development: the keyring is as safe as the directory it is in.`,
 		Example: `  keybroker dev
-  keybroker dev --dir /tmp/kb`,
+  keybroker dev --dir /tmp/kb --admin 127.0.0.1:0`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			began := time.Now()
@@ -40,14 +44,18 @@ It is for development: the keyring is as safe as the directory it is in.`,
 			if err != nil {
 				return err
 			}
-			return serve(cmd.Context(), env, serveOptions{
+			o := serveOptions{
 				config: d.path("config.yaml"), insecure: true, logFormat: "text", logLevel: "warn", reflection: true,
 				ready: func() { d.welcome(env, time.Since(began)) },
-			})
+			}
+			if cmd.Flags().Changed("admin") {
+				o.admin = &admin
+			}
+			return freeAdmin(serve(cmd.Context(), env, o))
 		},
 	}
 	cmd.Flags().StringVar(&dir, "dir", ".keybroker-dev", "`directory` for all that it makes")
-	cmd.Flags().StringVar(&admin, "admin", "127.0.0.1:7490", "address of metrics and health; empty for none")
+	cmd.Flags().StringVar(&admin, "admin", "127.0.0.1:7490", "`address` of metrics and health; empty for none, port 0 for a free one")
 	return cmd
 }
 
@@ -56,29 +64,60 @@ type dev struct{ dir string }
 
 func (d dev) path(name string) string { return filepath.Join(d.dir, name) }
 
-// makeDev makes in dir whatever is not there yet.
+// makeDev makes in dir whatever is not there yet. What could not be served is
+// found before anything is made.
 func makeDev(dir, admin string) (dev, error) {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
 		return dev{}, err
 	}
 	d := dev{abs}
+	if n := len(d.path("keybroker.sock")); n > config.MaxSocketPath {
+		return dev{}, usageError(fmt.Errorf("%s is too long a path: with the name of the socket it has %d bytes, and the kernel takes %d; name a shorter one, such as --dir /tmp/kb",
+			d.dir, n, config.MaxSocketPath))
+	}
+	if _, err := os.Lstat(d.path("config.yaml")); err == nil {
+		return d, nil
+	}
+	if err := tryAdmin(admin); err != nil {
+		return dev{}, err
+	}
 	if err := os.MkdirAll(abs, 0o700); err != nil {
 		return dev{}, err
 	}
 	if _, err := file.Create(d.path("keyring"), devKey, rand.Reader, time.Now()); err != nil && !errors.Is(err, fs.ErrExist) {
 		return dev{}, err
 	}
-	f, err := os.OpenFile(d.path("config.yaml"), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if errors.Is(err, fs.ErrExist) {
-		return d, nil
-	}
-	if err != nil {
+	var text bytes.Buffer
+	t := template.Must(template.New("config").Parse(devConfig))
+	if err := t.Execute(&text, map[string]any{"UID": os.Getuid(), "Key": devKey, "Admin": admin}); err != nil {
 		return dev{}, err
 	}
-	t := template.Must(template.New("config").Parse(devConfig))
-	err = t.Execute(f, map[string]any{"UID": os.Getuid(), "Key": devKey, "Admin": admin})
-	return d, errors.Join(err, f.Close())
+	return d, outFile{name: d.path("config.yaml")}.write(text.Bytes())
+}
+
+// tryAdmin tells whether address can be listened on now.
+func tryAdmin(address string) error {
+	if address == "" {
+		return nil
+	}
+	l, err := net.Listen("tcp", address)
+	switch {
+	case err == nil:
+		return l.Close()
+	case errors.Is(err, syscall.EADDRINUSE):
+		return freeAdmin(fmt.Errorf("--admin: %w", addressInUse(address, err)))
+	default:
+		return usageError(fmt.Errorf("--admin: %w", err))
+	}
+}
+
+// freeAdmin adds to an error of an address that is in use how to take another.
+func freeAdmin(err error) error {
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("%w; `keybroker dev --admin 127.0.0.1:0` takes a free one (make run ARGS='--admin 127.0.0.1:0')", err)
+	}
+	return err
 }
 
 // devConfig is the configuration of a dev broker. Relative paths are relative to
@@ -111,7 +150,7 @@ memory: {locked: prefer}
 func (d dev) welcome(env *Env, took time.Duration) {
 	fmt.Fprintf(env.Stdout, `keybroker dev is ready after %d ms. All it has is in %s.
 
-In another terminal, in this directory, paste:
+In another terminal, paste:
 
 %s
 Stop it with Ctrl-C. It goes on where it was when it is started again.
@@ -120,15 +159,32 @@ Stop it with Ctrl-C. It goes on where it was when it is started again.
 
 // lines are the commands that show the main job.
 func (d dev) lines(program string) string {
+	file, wrapped := d.freeFile()
+	wrapped = quote(wrapped)
 	return strings.Join([]string{
 		"export KEYBROKER_SOCKET=" + quote(d.path("keybroker.sock")),
-		program + " generate " + devKey + " --context file=1.sst --out 1.sst.key     # a data key, wrapped",
-		program + " unwrap 1.sst.key --context file=1.sst --show           # the data key itself",
+		"# a data key, wrapped",
+		program + " generate " + devKey + " --context file=" + file + " --out " + wrapped,
+		"# the data key itself",
+		program + " unwrap " + wrapped + " --context file=" + file + " --show",
 		program + " keys",
-		program + " audit tail                                             # who asked for what",
+		"# who asked for what",
+		program + " audit tail",
 		program + " audit verify " + quote(d.path("audit.jsonl")),
 		"",
 	}, "\n")
+}
+
+// freeFile names a file to encrypt, and where its wrapped key goes: no key of an
+// earlier run is there.
+func (d dev) freeFile() (name, wrapped string) {
+	for i := 1; ; i++ {
+		name = fmt.Sprintf("%d.sst", i)
+		wrapped = d.path(name + ".key")
+		if _, err := os.Lstat(wrapped); err != nil {
+			return name, wrapped
+		}
+	}
 }
 
 func indent(lines string) string {

@@ -13,7 +13,18 @@ import (
 // TestDevLinesWork pastes every line that dev prints into a shell.
 func TestDevLinesWork(t *testing.T) {
 	dir := t.TempDir()
-	cmd := exec.Command("keybroker", "dev", "--admin", "")
+	// As `make run` does: by a path from the directory.
+	program, err := exec.LookPath("keybroker")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "bin"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(program, filepath.Join(dir, "bin", "keybroker")); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("bin/keybroker", "dev", "--admin", "")
 	cmd.Dir = dir
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
@@ -48,7 +59,7 @@ func TestDevLinesWork(t *testing.T) {
 		t.Fatalf("dev printed only %q", lines)
 	}
 	shell := exec.Command("/bin/sh", "-e", "-x")
-	shell.Dir = dir
+	shell.Dir = t.TempDir() // another directory
 	shell.Stdin = strings.NewReader(strings.Join(lines, "\n"))
 	said, err := shell.CombinedOutput()
 	if err != nil {
@@ -59,10 +70,14 @@ func TestDevLinesWork(t *testing.T) {
 			t.Errorf("they do not show %q:\n%s", want, said)
 		}
 	}
+	if left, err := os.ReadDir(shell.Dir); err != nil || len(left) > 0 {
+		t.Errorf("they leave %v behind, %v", left, err)
+	}
 	stop()
 
 	entries := map[string]os.FileMode{
 		"": 0o700 | os.ModeDir, "keyring": 0o700 | os.ModeDir, "config.yaml": 0o600, "audit.jsonl": 0o640, "keyring/demo.keyring": 0o600,
+		"1.sst.key": 0o600,
 	}
 	for name, want := range entries {
 		info, err := os.Stat(filepath.Join(dir, ".keybroker-dev", name))

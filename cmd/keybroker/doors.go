@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"syscall"
 
 	"github.com/keybroker/keybroker/broker/peer"
 	"github.com/keybroker/keybroker/internal/config"
@@ -51,16 +52,24 @@ func openDoors(listen config.Listen, log *slog.Logger, refused func(peer.Identit
 	if t := listen.GRPCTCP; t != nil {
 		l, err := net.Listen("tcp", t.Address)
 		if err != nil {
-			return d, fmt.Errorf("listen.grpc_tcp: %w", err)
+			return d, fmt.Errorf("listen.grpc_tcp: %w", addressInUse(t.Address, err))
 		}
 		d.grpc = append(d.grpc, l)
 	}
 	if a := listen.Admin; a != nil {
 		if d.admin, err = net.Listen("tcp", a.Address); err != nil {
-			return d, fmt.Errorf("listen.admin: %w", err)
+			return d, fmt.Errorf("listen.admin: %w", addressInUse(a.Address, err))
 		}
 	}
 	return d, nil
+}
+
+// addressInUse is err; if address has a listener already, it says how to go on.
+func addressInUse(address string, err error) error {
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("%s is in use (%w): stop who listens there (ss -ltnp), or take another address", address, syscall.EADDRINUSE)
+	}
+	return err
 }
 
 // id is a user or group id for chown(2), in which -1 leaves it as it is.

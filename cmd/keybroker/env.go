@@ -3,6 +3,8 @@ package main
 import (
 	"io"
 	"os"
+	"path/filepath"
+	"strings"
 
 	"golang.org/x/term"
 )
@@ -32,9 +34,17 @@ func systemEnv() *Env {
 	}
 }
 
-// Program is how to call this program again, from the same directory, in a line
-// to paste.
-func (e *Env) Program() string { return quote(e.Args0) }
+// Program is how to call this program again, from any directory, in a line to
+// paste.
+func (e *Env) Program() string {
+	name := e.Args0
+	if strings.ContainsRune(name, filepath.Separator) { // else the shell found it in $PATH
+		if absolute, err := filepath.Abs(name); err == nil {
+			name = absolute
+		}
+	}
+	return quote(name)
+}
 
 // colour tells whether what goes to stdout may be coloured.
 func (e *Env) colour() bool {

@@ -49,6 +49,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"waitfor": waitForSocket,
 			"code":    exitCodeOf,
+			"listen":  listenOn,
 		},
 	})
 }
@@ -84,4 +85,16 @@ func exitCodeOf(ts *testscript.TestScript, neg bool, args []string) {
 	if got != args[0] {
 		ts.Fatalf("%s exited with %s, want %s", strings.Join(args[1:], " "), got, args[0])
 	}
+}
+
+// listenOn takes a TCP address of this host until the script ends, and puts it
+// into a variable: listen NAME
+func listenOn(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: listen NAME")
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	ts.Defer(func() { _ = l.Close() })
+	ts.Setenv(args[0], l.Addr().String())
 }

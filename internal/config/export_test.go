@@ -9,7 +9,6 @@ const (
 	IKPartFrame     = ikPartFrame
 	LeastRecipient  = leastRecipient
 	MaxMountPath    = maxMountPath
-	MaxSocketPath   = maxSocketPath
 )
 
 // SchemaKey is one key of a block of the schema.

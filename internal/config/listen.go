@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// maxSocketPath is the longest path in a sockaddr_un (unix(7)): 108 bytes with
+// MaxSocketPath is the longest path in a sockaddr_un, in bytes (unix(7)): 108 with
 // the terminating zero.
-const maxSocketPath = 107
+const MaxSocketPath = 107
 
 func (w *walker) listen(v value) Listen {
 	before := len(w.problems)
@@ -38,8 +38,8 @@ func (w *walker) grpcSocket(v value) *GRPCSocket {
 	b := w.block(v, "listen.grpc")
 	s := &GRPCSocket{Mode: DefaultSocketMode}
 	b.path("socket", &s.Path)
-	if len(s.Path) > maxSocketPath {
-		w.problem(b.fields["socket"], fmt.Sprintf("a path of %d bytes", len(s.Path)), fmt.Sprintf("at most %d bytes, as a unix socket's path", maxSocketPath))
+	if len(s.Path) > MaxSocketPath {
+		w.problem(b.fields["socket"], fmt.Sprintf("a path of %d bytes", len(s.Path)), fmt.Sprintf("at most %d bytes, as a unix socket's path", MaxSocketPath))
 	}
 	b.mode("mode", &s.Mode)
 	s.UID = b.account("user", "uid", w.env.LookupUser)
