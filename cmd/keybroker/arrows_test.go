@@ -14,7 +14,7 @@ const module = "github.com/keybroker/keybroker/"
 func arrows() map[string][]string {
 	return map[string][]string{
 		"audit":                   {},
-		"audit/verify":            {"audit"},
+		"audit/verify":            {},
 		"backends":                {},
 		"backends/awskms":         {"backends"},
 		"backends/backendtest":    {"backends"},
