@@ -66,6 +66,10 @@ func (c Class) String() string {
 	}
 }
 
+// MarshalText returns String, so that a log in JSON has the word too. Its error is
+// always nil.
+func (c Class) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
+
 // Error is why a KMS call failed. Its message names the backend, the master key
 // and what to do next where that is known; it never holds key bytes, tokens or
 // other secrets.

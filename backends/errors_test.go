@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -90,5 +92,14 @@ func TestErrorf(t *testing.T) {
 	var e *backends.Error
 	if !errors.As(fmt.Errorf("outer: %w", err), &e) || e != err {
 		t.Error("it is not found in an error's tree")
+	}
+}
+
+// A log in JSON has the class by its name, as metrics and audit records have.
+func TestClassInALog(t *testing.T) {
+	var out strings.Builder
+	slog.New(slog.NewJSONHandler(&out, nil)).Info("failed", "class", backends.Unavailable)
+	if !strings.Contains(out.String(), `"class":"unavailable"`) {
+		t.Error(out.String())
 	}
 }

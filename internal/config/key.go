@@ -65,7 +65,8 @@ func (w *walker) key(v value, backends map[string]Backend, names map[string]stri
 		k.MinRecipients = len(k.Recipients)
 	}
 	if v, ok := b.fields["min_recipients"]; ok {
-		if n, ok := w.number(v, 1, w.mostRecipients(b)); ok {
+		most, reason := w.mostRecipients(b)
+		if n, ok := w.numberFor(v, 1, most, reason); ok {
 			k.MinRecipients = int(n) //nolint:gosec // at most maxRecipients
 		}
 	}
@@ -98,14 +99,19 @@ func (w *walker) key(v value, backends map[string]Backend, names map[string]stri
 	return k
 }
 
-// mostRecipients is the greatest min_recipients of the key: how many it has, or
-// could have where that cannot be told.
-func (w *walker) mostRecipients(b block) uint64 {
+// mostRecipients is the greatest min_recipients of the key, and why: how many it
+// has; or, without a reason, could have where that cannot be told.
+func (w *walker) mostRecipients(b block) (most uint64, reason string) {
 	v, ok := b.fields["recipients"]
-	if ok && !w.told[v.node] { // so it is a list of 1 to 8
-		return uint64(len(v.node.Content))
+	if !ok || w.told[v.node] { // so it is no list of 1 to 8
+		return maxRecipients, ""
 	}
-	return maxRecipients
+	n := len(v.node.Content)
+	reason = fmt.Sprintf(", as the key has %d recipients", n)
+	if n == 1 {
+		reason = ", as the key has 1 recipient"
+	}
+	return uint64(n), reason
 }
 
 func (w *walker) recipients(v value, schema string, backends map[string]Backend, seen map[Recipient]int) []Recipient {

@@ -37,7 +37,7 @@ func (w *walker) listen(v value) Listen {
 func (w *walker) grpcSocket(v value) *GRPCSocket {
 	b := w.block(v, "listen.grpc")
 	s := &GRPCSocket{Mode: DefaultSocketMode}
-	b.path("socket", &s.Path)
+	b.made("socket", &s.Path, 0o755)
 	if len(s.Path) > MaxSocketPath {
 		w.problem(b.fields["socket"], fmt.Sprintf("a path of %d bytes", len(s.Path)), fmt.Sprintf("at most %d bytes, as a unix socket's path", MaxSocketPath))
 	}

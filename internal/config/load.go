@@ -26,6 +26,9 @@ func Load(path string) (*Config, error) {
 	if data, ok := w.read(absolute); ok {
 		c = w.parse(data)
 		w.checkFiles()
+		if c != nil {
+			c.Warnings = w.warnings.sorted()
+		}
 	}
 	if len(w.problems) > 0 {
 		return nil, w.problems.sorted()

@@ -26,7 +26,7 @@ backends:
 keys:
   tikv: {recipients: [{backend: gcp, key: projects/p-1/locations/global/keyRings/r/cryptoKeys/k}]}
 clients:
-  tikv: {match: {unix: {uid: 1}}}
+  tikv: {match: {unix: {uid: 0}}}
 audit: {path: audit.jsonl}
 `
 

@@ -3,6 +3,7 @@ package config_test
 import (
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/keybroker/keybroker/internal/config"
@@ -20,7 +21,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// load is what comes of loading a configuration: its problems, or "well".
+// load is what comes of loading a configuration: its problems, or
+// "well" and its warnings.
 func load(path string) string {
 	c, err := config.Load(path)
 	switch {
@@ -29,6 +31,6 @@ func load(path string) string {
 	case err != nil:
 		return err.Error()
 	default:
-		return "well"
+		return strings.TrimSuffix("well\n"+c.Warnings.Error(), "\n")
 	}
 }

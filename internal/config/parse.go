@@ -131,7 +131,7 @@ func (w *walker) hostname(root value) string {
 func (w *walker) audit(v value) Audit {
 	b := w.block(v, "audit")
 	a := Audit{SyncInterval: DefaultSyncInterval}
-	b.path("path", &a.Path)
+	b.made("path", &a.Path, 0o750)
 	sync, onFailure := "os", "deny"
 	b.oneOf("sync", &sync)
 	b.duration("sync_interval", &a.SyncInterval, time.Millisecond, time.Minute)

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"strings"
 )
@@ -22,6 +23,15 @@ func (b block) path(name string, dst *string) {
 		b.w.problem(v, quote(s), "a path without $: nothing is expanded here")
 	default:
 		*dst = b.w.absolute(s)
+	}
+}
+
+// made reads the path of a file that the broker will make, and has Load look for
+// its directory, which should have this mode.
+func (b block) made(name string, dst *string, mode fs.FileMode) {
+	b.path(name, dst)
+	if v := b.fields[name]; *dst != "" {
+		b.w.files = append(b.w.files, neededFile{path: *dst, use: parent, mode: mode, at: b.w.at(v.node, v.path, "", "")})
 	}
 }
 

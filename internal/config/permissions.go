@@ -21,8 +21,13 @@ const (
 	// projected: like trusted. It is a token that the kubelet writes, with a mode
 	// that the Pod's author does not choose, in a volume of the broker's own.
 	projected
-	// keyring is a private directory.
+	// keyring is a private directory, and the keys' files in it are.
 	keyring
+	// keyringKey is a file in one. Not even root shares it with a group.
+	keyringKey
+	// parent is the directory of a file that the broker makes. It may be missing
+	// still: systemd makes some (RuntimeDirectory=, LogsDirectory=, a socket's own).
+	parent
 )
 
 // neededFile is a file that the configuration names.
@@ -31,18 +36,72 @@ type neededFile struct {
 	use  fileUse
 	// doubtful: if there is no such file, the path may be the secret itself.
 	doubtful bool
+	// mode is what a directory that is missing should be made with.
+	mode fs.FileMode
 	// at is where it is named; Found and Want are filled in.
 	at Problem
 }
 
-// checkFiles reports the files that are missing or open to others.
+// checkFiles reports the files that are missing or open to others, and warns of
+// directories that are missing.
 func (w *walker) checkFiles() {
 	for _, f := range w.files {
-		if found, want := f.check(); found != "" {
+		if f.use == parent {
+			if found, want := f.checkParent(); found != "" {
+				f.at.Found, f.at.Want = found, want
+				w.warnings = append(w.warnings, f.at)
+			}
+			continue
+		}
+		found, want := f.check()
+		if found == "" && f.use == keyring {
+			found, want = f.checkKeys()
+		}
+		if found != "" {
 			f.at.Found, f.at.Want = found, want
 			w.problems = append(w.problems, f.at)
 		}
 	}
+}
+
+// checkParent looks whether there is a directory for the file at path.
+func (f neededFile) checkParent() (found, want string) {
+	dir := filepath.Dir(f.path)
+	switch info, err := os.Stat(dir); {
+	case err == nil && info.IsDir():
+		return "", ""
+	case err == nil:
+		return fmt.Sprintf("%s, which is a %s", dir, kind(info.Mode())), "a directory"
+	case errors.Is(err, fs.ErrNotExist):
+		return "no directory " + dir, fmt.Sprintf("it made before the broker starts, by its unit or by install -d -m %04o -o USER -g GROUP %s", f.mode, dir)
+	default:
+		return dir + ": " + reason(err), "a directory that the broker's user may use"
+	}
+}
+
+// keyringExtension is how the names of keys' files in a keyring end.
+const keyringExtension = ".keyring"
+
+// checkKeys looks at the files of the keys in a keyring, up to the first that is
+// not as the backend demands.
+func (f neededFile) checkKeys() (found, want string) {
+	entries, err := os.ReadDir(f.path)
+	if err != nil {
+		return f.path + ": " + reason(err), "a directory that the broker's user may read"
+	}
+	for _, e := range entries {
+		if filepath.Ext(e.Name()) != keyringExtension {
+			continue
+		}
+		key := neededFile{path: filepath.Join(f.path, e.Name()), use: keyringKey}
+		if e.Type()&fs.ModeSymlink != 0 {
+			return key.path + ", which is a symbolic link", "the file itself there"
+		}
+		if found, want := key.check(); found != "" {
+			return found, want
+		}
+	}
+	return "", ""
 }
 
 func (f neededFile) check() (found, want string) {
@@ -81,6 +140,10 @@ func (f neededFile) check() (found, want string) {
 	case private:
 		if mode&0o077 != 0 && (!isShared(uid) || mode&0o037 != 0) {
 			return is + ": others may use it", "mode 0600" + chmod("go=", f.path) + asRoot()
+		}
+	case keyringKey:
+		if mode&0o077 != 0 {
+			return is + ": others may use it", "mode 0600" + chmod("go=", f.path)
 		}
 	case keyring:
 		if mode&0o077 != 0 { // as the backend has it

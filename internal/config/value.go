@@ -105,10 +105,17 @@ func (b block) boolean(name string, dst *bool) {
 
 // number reads a whole number in decimal digits.
 func (w *walker) number(v value, least, most uint64) (uint64, bool) {
+	return w.numberFor(v, least, most, "")
+}
+
+// numberFor is number where what is wanted has a reason, which begins with a
+// comma.
+func (w *walker) numberFor(v value, least, most uint64, reason string) (uint64, bool) {
 	want := fmt.Sprintf("a whole number from %d to %d, in decimal digits", least, most)
 	if least == most {
 		want = fmt.Sprintf("%d", least)
 	}
+	want += reason
 	if w.told[v.node] || v.node.Kind != yaml.ScalarNode || v.node.ShortTag() != "!!int" {
 		w.mismatch(v, want)
 		return 0, false
