@@ -18,6 +18,9 @@ const (
 	EventPurge    Event = "purge"
 	EventReload   Event = "reload"
 	EventTail     Event = "tail"
+	// EventHealth is a question for a key's health that was refused; no other is
+	// recorded.
+	EventHealth Event = "health"
 	// EventDoor is a call that was refused before it was known what it asks for.
 	EventDoor Event = "denied-at-the-door"
 )

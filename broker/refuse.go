@@ -43,7 +43,12 @@ func (b *Broker) KeyHealth(ctx context.Context, call Call, name string) (bool, e
 	}
 	if err != nil {
 		told := AsError(err)
-		return false, b.Refuse(ctx, call, told.Reason, told.Message)
+		return false, b.perform(ctx, call, audit.EventHealth, func(_ context.Context, op *operation) error {
+			if _, err := op.authorize(name); err != nil {
+				return err
+			}
+			return refuse(told.Reason, told.Message) // a reload gave the right just now
+		})
 	}
 	return b.keyInfo(k).State != KeyUnavailable, nil
 }

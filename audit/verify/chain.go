@@ -214,7 +214,10 @@ func (c *checker) describe(r *record, at Finding, fits bool) {
 	if at.Line == 1 && string(r.event) == eventRepair {
 		c.describeRepair(r, at)
 	}
-	if fits && bytes.Compare(r.time, c.lastTime) < 0 {
+	if fits && r.seq <= c.last.seq {
+		at.What = fmt.Sprintf("it stands after record %d: they are out of order", c.last.seq)
+		c.note(at)
+	} else if fits && bytes.Compare(r.time, c.lastTime) < 0 {
 		at.What = fmt.Sprintf("its time, %s, is before that of the record before it, %s: the clock was set", r.time, c.lastTime)
 		c.note(at)
 	}

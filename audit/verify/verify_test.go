@@ -458,6 +458,18 @@ func TestFileWithoutRecord(t *testing.T) {
 		"a:2 seq 0: the file does not end in the 3 bytes that record 3"})
 }
 
+// Two lines that changed places are out of order, and the clock has no part in it.
+func TestSwappedLines(t *testing.T) {
+	c := newChain(logID)
+	lines := []string{c.create(), c.unwrap(), c.unwrap(), c.unwrap(), c.unwrap()}
+	lines[2], lines[3] = lines[3], lines[2]
+	j := &journal{lines: map[string][]string{}}
+	j.add("a", lines...)
+	r := check(t, j.write(t), verify.Options{})
+	expectFindings(t, "problems", r.Problems, []string{"a:3 seq 4: record 3 should stand before it, and does not"})
+	expectFindings(t, "notes", r.Notes, []string{"a:4 seq 3: it stands after record 4: they are out of order"})
+}
+
 func TestNotes(t *testing.T) {
 	for _, test := range []struct {
 		name  string
