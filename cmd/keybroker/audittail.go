@@ -27,6 +27,9 @@ stand in the file, one a line, and can be verified. It needs the admin right tai
   keybroker audit tail --from 1 -o json | jq 'select(.outcome == "denied")'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if cmd.Flags().Changed("from") && cmd.Flags().Changed("last") {
+				return usageError(errors.New("--from begins with a record of your choice, -n with one of the last: want one of them"))
+			}
 			with := opts.withClient
 			if follow {
 				with = opts.withOpenClient
@@ -47,7 +50,10 @@ func (e *Env) tail(ctx context.Context, c *client, opts *options, req *keybroker
 	if err != nil {
 		return err
 	}
-	for {
+	for shown := uint64(0); ; shown++ {
+		if req.NoFollow && req.FromSeq == 0 && shown == req.Last {
+			return nil // what follows is this call's own record
+		}
 		r, err := stream.Recv()
 		switch {
 		case errors.Is(err, io.EOF):
@@ -99,7 +105,7 @@ func recordText(line []byte, colour bool) string {
 		who = fmt.Sprintf("uid %d", *r.Client.UID)
 	}
 	var t table
-	t.row(fmt.Sprintf("%8d", r.Seq), fmt.Sprintf("%.23s", r.Time), fmt.Sprintf("%-10s", r.Event), cell{fmt.Sprintf("%-6s", outcome.text), outcome.style},
+	t.row(fmt.Sprintf("%8d", r.Seq), fmt.Sprintf("%.23sZ", r.Time), fmt.Sprintf("%-10s", r.Event), cell{fmt.Sprintf("%-6s", outcome.text), outcome.style},
 		fmt.Sprintf("%-12s", orDash(who)), fmt.Sprintf("%-12s", orDash(r.Key)), strings.Join(present(
 			r.Reason, r.Source, r.Backend, counted(r.Count), r.Detail), " "))
 	return strings.TrimRight(t.render(colour), " \n")

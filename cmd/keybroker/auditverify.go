@@ -2,7 +2,9 @@ package main
 
 import (
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io/fs"
 	"strconv"
 	"strings"
 
@@ -39,6 +41,9 @@ the log was not written anew.`,
 			o.Progress = bar.set
 			r, err := verify.Files(cmd.Context(), files, o)
 			bar.end()
+			if errors.Is(err, fs.ErrNotExist) {
+				return usageError(err)
+			}
 			if err != nil {
 				return err
 			}

@@ -34,7 +34,7 @@ It is made for hooks before a restart: exit code 0 is yes, 3 is a want of rights
 				return usageError(errors.New("--wrapped goes with --live"))
 			}
 			return opts.withClient(cmd.Context(), func(ctx context.Context, c *client) error {
-				return env.check(ctx, c, checks{keys: args, live: live, wrapped: wrapped, context: bound})
+				return env.check(ctx, c, opts, checks{keys: args, live: live, wrapped: wrapped, context: bound})
 			})
 		},
 	}
@@ -52,8 +52,17 @@ type checks struct {
 	context pairs
 }
 
+// checked is one check in JSON.
+type checked struct {
+	Key     string `json:"key,omitempty"`
+	Wrapped string `json:"wrapped,omitempty"`
+	OK      bool   `json:"ok"`
+	Error   string `json:"error,omitempty"`
+	Reason  string `json:"reason,omitempty"`
+}
+
 // check does all of them, and fails with the worst that it found.
-func (e *Env) check(ctx context.Context, c *client, what checks) error {
+func (e *Env) check(ctx context.Context, c *client, opts *options, what checks) error {
 	if len(what.keys) == 0 && len(what.wrapped) == 0 {
 		r, err := c.ListKeys(ctx, &keybrokerv1.ListKeysRequest{})
 		if err != nil {
@@ -63,24 +72,22 @@ func (e *Env) check(ctx context.Context, c *client, what checks) error {
 			what.keys = append(what.keys, k.Name)
 		}
 	}
-	var t table
-	t.head("CHECKED", "RESULT")
+	results := []checked{}
 	var failed []error
-	note := func(name string, err error) {
-		result := cell{"ok", good}
-		if err != nil {
-			result = cell{message(err), bad}
+	note := func(r checked, err error) {
+		if r.OK = err == nil; err != nil {
+			r.Error, r.Reason = message(err), reasonOf(err)
 			failed = append(failed, err)
 		}
-		t.row(name, result)
+		results = append(results, r)
 	}
 	for _, key := range what.keys {
-		note("key "+key, e.checkKey(ctx, c, key, what.live))
+		note(checked{Key: key}, e.checkKey(ctx, c, key, what.live))
 	}
 	for _, file := range what.wrapped {
-		note(file, e.checkWrapped(ctx, c, file, what.context))
+		note(checked{Wrapped: file}, e.checkWrapped(ctx, c, file, what.context))
 	}
-	if err := e.printTable(&t); err != nil {
+	if err := e.printChecked(results, opts); err != nil {
 		return err
 	}
 	if len(failed) == 0 {
@@ -97,6 +104,25 @@ func (e *Env) check(ctx context.Context, c *client, what checks) error {
 		return err
 	}
 	return &codeError{exitCode(worst), fmt.Errorf("%d of %s failed", len(failed), counting(len(what.keys)+len(what.wrapped), "check"))}
+}
+
+func (e *Env) printChecked(results []checked, opts *options) error {
+	if opts.output == outputJSON {
+		return e.printJSON(results)
+	}
+	var t table
+	t.head("CHECKED", "RESULT")
+	for _, r := range results {
+		name, result := r.Wrapped, cell{"ok", good}
+		if r.Key != "" {
+			name = "key " + r.Key
+		}
+		if !r.OK {
+			result = cell{r.Error, bad}
+		}
+		t.row(name, result)
+	}
+	return e.printTable(&t)
 }
 
 // checkKey asks whether a key is served, and with live has it used.

@@ -18,7 +18,7 @@ func newDoctorCommand(env *Env, opts *options) *cobra.Command {
 		Use:   "doctor",
 		Short: "Look for what could keep the broker from serving on this host",
 		Long: `Look at this host as the broker would: the configuration and the files it names,
-locked memory, core dumps, swap, the kernel's ways to know a caller, the disk of
+locked memory, swap, the kernel's ways to know a caller, the disk of
 the audit log, the clock, and the broker itself if it runs. Each finding says what
 to do. Run it as the user that serves.`,
 		Example: `  sudo -u keybroker keybroker doctor`,
@@ -100,7 +100,7 @@ func (e *Env) examineBroker(ctx context.Context, opts *options) []doctor.Finding
 		}
 		for _, k := range s.Keys {
 			if k.State == keybrokerv1.KeyState_KEY_STATE_UNAVAILABLE {
-				findings = append(findings, doctor.Finding{Subject: "key " + k.Name, Level: doctor.Bad, Text: "no KMS of it answers and nothing is cached"})
+				findings = append(findings, doctor.Finding{Subject: "key " + k.Name, Level: doctor.Bad, Text: "no KMS of it answers and nothing is cached: `keybroker config check --online` says of each why"})
 			}
 		}
 		if v := versionText(); s.Version != v {

@@ -129,6 +129,7 @@ func (e *Env) printGenerated(r *keybrokerv1.GenerateDataKeyResponse, f *keyFlags
 			clear(r.Plaintext)
 			r.Plaintext = nil
 			fmt.Fprintln(e.Stderr, "keybroker: the data key is left out on a terminal; --show prints it")
+			return e.printWithout(r, "plaintext")
 		}
 		return e.printMessage(r)
 	case f.out != "":

@@ -2,8 +2,11 @@ package main
 
 import (
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -11,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/keybroker/keybroker/backends/file"
+	"github.com/keybroker/keybroker/broker/envelope"
 )
 
 const defaultKeyring = "/var/lib/keybroker/keyring"
@@ -52,9 +56,12 @@ func (k *keyringCommand) one(use, short, long string, f func(dir, key string, ra
 	return &cobra.Command{
 		Use: use, Short: short, Long: long, Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
+			if !envelope.ValidKeyName(args[0]) {
+				return usageError(fmt.Errorf("%q cannot name a key; want [a-z0-9][a-z0-9._-]{0,63}", args[0]))
+			}
 			info, err := f(k.dir, args[0], rand.Reader, time.Now())
 			if err != nil {
-				return err
+				return k.explain(err)
 			}
 			return k.print(info)
 		},
@@ -71,7 +78,7 @@ func (k *keyringCommand) version(use, short, long string, f func(dir, key string
 			}
 			info, err := f(k.dir, args[0], number)
 			if err != nil {
-				return err
+				return k.explain(err)
 			}
 			return k.print(info)
 		},
@@ -86,11 +93,19 @@ func (k *keyringCommand) list() *cobra.Command {
 		RunE: func(*cobra.Command, []string) error {
 			infos, err := file.List(k.dir)
 			if err != nil {
-				return err
+				return k.explain(err)
 			}
 			return k.print(infos...)
 		},
 	}
+}
+
+// explain says what to do if there is no keyring at all.
+func (k *keyringCommand) explain(err error) error {
+	if _, missing := os.Stat(k.dir); errors.Is(missing, fs.ErrNotExist) {
+		return usageError(fmt.Errorf("there is no keyring at %s; name its directory with --dir, or make one: keybroker keyring --dir %s create KEY", k.dir, quote(k.dir)))
+	}
+	return err
 }
 
 // keyringKey is a master key in JSON.

@@ -39,7 +39,7 @@ tar archive in an age file, so that it can be opened without keybroker, too.`,
 			}
 			var b bytes.Buffer // it is encrypted, and small
 			if err := backup.Write(&b, k.dir, to...); err != nil {
-				return err
+				return k.explain(err)
 			}
 			if err := out.write(b.Bytes()); err != nil {
 				return err

@@ -20,20 +20,42 @@ const (
 )
 
 // printMessage prints an answer as JSON: the API's field names, bytes in base64,
-// and always the same white space.
+// 64-bit numbers as strings (the JSON form of proto3), and always the same white
+// space.
 func (e *Env) printMessage(m proto.Message) error {
 	text, err := protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: true}.Marshal(m)
 	if err != nil {
 		return err
 	}
 	defer clear(text)
+	return e.printIndented(text)
+}
+
+// printWithout is printMessage without a member.
+func (e *Env) printWithout(m proto.Message, member string) error {
+	text, err := protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: true}.Marshal(m)
+	if err != nil {
+		return err
+	}
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(text, &members); err != nil {
+		return err
+	}
+	delete(members, member)
+	if text, err = json.Marshal(members); err != nil {
+		return err
+	}
+	return e.printIndented(text)
+}
+
+func (e *Env) printIndented(text []byte) error {
 	var out bytes.Buffer
 	if err := json.Indent(&out, text, "", "  "); err != nil {
 		return err
 	}
 	out.WriteByte('\n')
 	defer func() { clear(out.Bytes()) }()
-	_, err = e.Stdout.Write(out.Bytes())
+	_, err := e.Stdout.Write(out.Bytes())
 	return err
 }
 

@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/status"
 
 	keybrokerv1 "github.com/keybroker/keybroker/proto/keybroker/v1"
 )
@@ -21,6 +23,10 @@ printed. It needs the admin right reload.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return opts.withClient(cmd.Context(), func(ctx context.Context, c *client) error {
 				r, err := c.Reload(ctx, &keybrokerv1.ReloadRequest{})
+				if problems, unchanged := strings.CutPrefix(status.Convert(err).Message(), "the configuration was not changed: "); unchanged {
+					env.printLines("", problems)
+					return &codeError{exitCode(err), fmt.Errorf("the configuration was not changed (%s)", reasonOf(err))}
+				}
 				if err != nil {
 					return err
 				}

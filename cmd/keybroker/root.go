@@ -2,11 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/keybroker/keybroker/internal/config"
 )
 
 const (
@@ -21,11 +24,20 @@ func run(ctx context.Context, env *Env, args []string) int {
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if err != nil {
-		for line := range strings.Lines(message(err)) {
-			fmt.Fprintln(env.Stderr, "keybroker:", visible(strings.TrimSuffix(line, "\n")))
+		prefix := "keybroker: "
+		if errors.As(err, new(config.Problems)) {
+			prefix = "" // each line begins with FILE:LINE:COLUMN, as editors read it
 		}
+		env.printLines(prefix, message(err))
 	}
 	return exitCode(err)
+}
+
+// printLines prints the lines of text to stderr, each behind prefix.
+func (e *Env) printLines(prefix, text string) {
+	for line := range strings.Lines(text) {
+		fmt.Fprintln(e.Stderr, prefix+visible(strings.TrimSuffix(line, "\n")))
+	}
 }
 
 // options are the flags that all commands have.
@@ -59,6 +71,9 @@ Exit codes: 0 fine, 1 failed, 2 usage or configuration, 3 denied, 4 unavailable,
 			if opts.output != outputText && opts.output != outputJSON {
 				return usageError(fmt.Errorf("--output %q: want text or json", opts.output))
 			}
+			if opts.timeout <= 0 {
+				return usageError(fmt.Errorf("--timeout %s: want more than 0", opts.timeout))
+			}
 			return nil
 		},
 	}
@@ -66,7 +81,7 @@ Exit codes: 0 fine, 1 failed, 2 usage or configuration, 3 denied, 4 unavailable,
 	root.SetOut(env.Stdout)
 	root.SetErr(env.Stderr)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usageError(fmt.Errorf("%w; see `%s --help`", err, cmd.CommandPath()))
+		return usageError(fmt.Errorf("%w; see `%s --help`", flagError(err), cmd.CommandPath()))
 	})
 	socket := env.Getenv(socketEnv)
 	if socket == "" {
@@ -95,37 +110,9 @@ Exit codes: 0 fine, 1 failed, 2 usage or configuration, 3 denied, 4 unavailable,
 	add(operating, newStatusCommand(env, opts), newCheckCommand(env, opts), newDoctorCommand(env, opts),
 		newPurgeCommand(env, opts), newReloadCommand(env, opts), newAuditCommand(env, opts),
 		newKeyringCommand(env, opts), newVersionCommand(env, opts))
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
 	usageForArgs(root)
+	complete(root, opts)
 	return root
-}
-
-// usageForArgs has wrong arguments be errors of usage, for all commands.
-func usageForArgs(cmd *cobra.Command) {
-	for _, c := range cmd.Commands() {
-		usageForArgs(c)
-	}
-	if cmd.HasSubCommands() {
-		cmd.Args = func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return nil
-			}
-			hint := fmt.Sprintf("see `%s --help`", cmd.CommandPath())
-			if similar := cmd.SuggestionsFor(args[0]); len(similar) > 0 {
-				hint = fmt.Sprintf("did you mean %q?", similar[0])
-			}
-			return usageError(fmt.Errorf("unknown command %q; %s", args[0], hint))
-		}
-		cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
-		return
-	}
-	check := cmd.Args
-	if check == nil {
-		return
-	}
-	cmd.Args = func(cmd *cobra.Command, args []string) error {
-		if err := check(cmd, args); err != nil {
-			return usageError(fmt.Errorf("%w; see `%s --help`", err, cmd.CommandPath()))
-		}
-		return nil
-	}
 }

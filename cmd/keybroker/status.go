@@ -52,16 +52,15 @@ func (e *Env) showStatus(ctx context.Context, c *client, opts *options) error {
 }
 
 // watchStatus shows the status until ctx ends. A broker that does not answer is
-// part of the picture, not the end of it.
+// part of the picture, not the end of it: it is told once, with since when.
 func (e *Env) watchStatus(ctx context.Context, c *client, opts *options) error {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
+	var silent time.Time // since when there is no answer; zero: there is
 	for {
 		call, cancel := context.WithTimeout(ctx, opts.timeout)
-		if e.StdoutTerminal && opts.output == outputText {
-			fmt.Fprint(e.Stdout, "\x1b[H\x1b[2J") // home, clear
-		}
-		err := c.explain(e.showStatus(call, c, opts))
+		s, err := c.GetStatus(call, &keybrokerv1.GetStatusRequest{})
+		err = c.explain(err)
 		cancel()
 		switch {
 		case ctx.Err() != nil:
@@ -69,13 +68,50 @@ func (e *Env) watchStatus(ctx context.Context, c *client, opts *options) error {
 		case exitCode(err) == exitDenied:
 			return err
 		case err != nil:
-			fmt.Fprintln(e.Stderr, "keybroker:", message(err))
+			e.showSilence(err, &silent, opts)
+		default:
+			silent = time.Time{}
+			if err := e.showFrame(s, opts); err != nil {
+				return err
+			}
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
 		}
+	}
+}
+
+// clearScreen goes to the top left corner and clears the terminal.
+const clearScreen = "\x1b[H\x1b[2J"
+
+// frames tells whether each status takes the place of the one before it.
+func (e *Env) frames(opts *options) bool { return e.StdoutTerminal && opts.output == outputText }
+
+func (e *Env) showFrame(s *keybrokerv1.GetStatusResponse, opts *options) error {
+	if opts.output == outputJSON {
+		return e.printMessage(s)
+	}
+	if e.frames(opts) {
+		fmt.Fprint(e.Stdout, clearScreen)
+	}
+	return printStatus(e.Stdout, s, time.Now(), e.colour())
+}
+
+// showSilence says that the broker does not answer, since when and why: on a
+// terminal in place of the status, elsewhere when it begins.
+func (e *Env) showSilence(err error, since *time.Time, opts *options) {
+	began := since.IsZero()
+	if began {
+		*since = time.Now()
+	}
+	text := fmt.Sprintf("no answer since %s: %s", since.UTC().Format(time.RFC3339), message(err))
+	switch {
+	case e.frames(opts):
+		fmt.Fprintf(e.Stdout, "%s%s\n", clearScreen, visible(text))
+	case began:
+		e.printLines("keybroker: ", text)
 	}
 }
 

@@ -83,15 +83,15 @@ func (d *Disk) judge() Finding {
 	const subject = "audit disk"
 	switch {
 	case d.StatErr != nil:
-		return Finding{subject, Bad, fmt.Sprintf("%s: %v", d.Dir, d.StatErr)}
+		return Finding{subject, Bad, fmt.Sprintf("%s: %v: make it (install -d -m 0750 -o USER -g GROUP), or set audit.path", d.Dir, d.StatErr)}
 	case d.ReadOnly:
-		return Finding{subject, Bad, d.Dir + " is mounted read-only: the broker refuses every call that it cannot record"}
+		return Finding{subject, Bad, d.Dir + " is mounted read-only: the broker refuses every call that it cannot record; mount it writable, or set audit.path"}
 	case errors.Is(d.AccessErr, syscall.EACCES):
 		return Finding{subject, Bad, fmt.Sprintf("%s may not be written by uid %d: chown it to the broker's user", d.Dir, d.UID)}
 	case d.AccessErr != nil:
 		return Finding{subject, Bad, fmt.Sprintf("%s: %v", d.Dir, d.AccessErr)}
 	case d.FreeBytes < roomWanted:
-		return Finding{subject, Doubtful, fmt.Sprintf("%s has %d MiB left: a full disk stops the service", d.Dir, d.FreeBytes>>20)}
+		return Finding{subject, Doubtful, fmt.Sprintf("%s has %d MiB left: a full disk stops the service; make room, or set audit.path", d.Dir, d.FreeBytes>>20)}
 	default:
 		return Finding{subject, Good, fmt.Sprintf("%s has %d GiB left", d.Dir, d.FreeBytes>>30)}
 	}
