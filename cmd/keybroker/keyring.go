@@ -56,8 +56,8 @@ func (k *keyringCommand) one(use, short, long string, f func(dir, key string, ra
 	return &cobra.Command{
 		Use: use, Short: short, Long: long, Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			if !envelope.ValidKeyName(args[0]) {
-				return usageError(fmt.Errorf("%q cannot name a key; want [a-z0-9][a-z0-9._-]{0,63}", args[0]))
+			if err := keyName(args[0]); err != nil {
+				return err
 			}
 			info, err := f(k.dir, args[0], rand.Reader, time.Now())
 			if err != nil {
@@ -72,6 +72,9 @@ func (k *keyringCommand) version(use, short, long string, f func(dir, key string
 	return &cobra.Command{
 		Use: use, Short: short, Long: long, Args: cobra.ExactArgs(2),
 		RunE: func(_ *cobra.Command, args []string) error {
+			if err := keyName(args[0]); err != nil {
+				return err
+			}
 			number, err := strconv.Atoi(args[1])
 			if err != nil {
 				return usageError(fmt.Errorf("%q is no version; `keybroker keyring list` shows them", args[1]))
@@ -98,6 +101,14 @@ func (k *keyringCommand) list() *cobra.Command {
 			return k.print(infos...)
 		},
 	}
+}
+
+// keyName holds that name can name a key.
+func keyName(name string) error {
+	if !envelope.ValidKeyName(name) {
+		return usageError(fmt.Errorf("%q cannot name a key; want [a-z0-9][a-z0-9._-]{0,63}", name))
+	}
+	return nil
 }
 
 // explain says what to do if there is no keyring at all.
