@@ -23,6 +23,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -117,8 +118,10 @@ func New(ctx context.Context, o Options, s Settings) (*Broker, error) {
 		Capacity: o.CacheCapacity,
 		Now:      o.Uptime,
 		Evict:    func(i *intermediate) { i.bytes.Wipe() },
-		Outage:   isOutage,
+		Outage:   servedUntil,
 		Refusal:  isRefusal,
+		Definite: isDefinite,
+		Jitter:   rand.Float64,
 	})
 	snap, err := s.resolve(b.kmsOf)
 	if err != nil {
@@ -134,7 +137,7 @@ func New(ctx context.Context, o Options, s Settings) (*Broker, error) {
 	b.snap.Store(snap)
 	b.configured(snap)
 	b.ctx, b.stop = context.WithCancel(context.Background())
-	b.tasks.Go(b.sweep)
+	b.tasks.Go(b.tend)
 	b.tasks.Go(b.probe)
 	b.tasks.Go(b.flushRefusals)
 	return b, nil
@@ -200,21 +203,28 @@ func (b *Broker) configured(snap *snapshot) {
 	}
 }
 
-// sweep wipes, once a minute, what nobody asks for any more, and tells the
-// observer how the cache is.
-func (b *Broker) sweep() {
-	tick := time.NewTicker(sweepEvery)
-	defer tick.Stop()
+// tend has what is in use loaded again before its time; once a minute it wipes
+// what nobody asks for any more, and tells the observer how the cache is.
+func (b *Broker) tend() {
+	refresh, sweep := time.NewTicker(refreshEvery), time.NewTicker(sweepEvery)
+	defer refresh.Stop()
+	defer sweep.Stop()
 	for {
 		select {
 		case <-b.ctx.Done():
 			return
-		case <-tick.C:
+		case <-refresh.C:
+			b.useWriters()
+			b.cache.Refresh()
+		case <-sweep.C:
 			b.cache.Sweep()
 			b.gauge()
 		}
 	}
 }
+
+// refreshEvery is how often the cache looks for what is due.
+const refreshEvery = time.Second
 
 // flushRefusals writes the sums of refusals when their minute has passed.
 func (b *Broker) flushRefusals() {

@@ -47,7 +47,7 @@ func (b *Broker) use(ctx context.Context, op *operation, k *key, part *envelope.
 // recipient of k.
 func (b *Broker) open(ctx context.Context, op *operation, k *key, part *envelope.IKPart) (*intermediate, cache.Source, error) {
 	admit := func() error { return b.budgets.spend(op.snap, op.client, b.uptime()) }
-	load := func(ctx context.Context) (*intermediate, error) { return b.load(ctx, k, part) }
+	load := b.loader(k.Name, part)
 	for {
 		held, source, err := b.cache.Get(ctx, part.ID(), k.Limits, admit, load)
 		if errors.Is(err, cache.ErrPurged) {
@@ -56,6 +56,9 @@ func (b *Broker) open(ctx context.Context, op *operation, k *key, part *envelope
 			continue
 		}
 		if err != nil {
+			if source == cache.Negative {
+				b.observe.Lookup(k.Name, "negative")
+			}
 			return nil, source, b.explain(ctx, k, part, err)
 		}
 		if !k.covers(held) {
@@ -65,6 +68,18 @@ func (b *Broker) open(ctx context.Context, op *operation, k *key, part *envelope
 		}
 		b.observe.Lookup(k.Name, lookupResult(source))
 		return held, source, nil
+	}
+}
+
+// loader returns what has the intermediate key of part opened, now or at any time
+// later, by the recipients that its key then has.
+func (b *Broker) loader(name string, part *envelope.IKPart) func(context.Context) (*intermediate, error) {
+	return func(ctx context.Context) (*intermediate, error) {
+		k := b.snap.Load().present[name]
+		if k == nil || !k.accepts(part.Pairs()) {
+			return nil, &loadError{}
+		}
+		return b.load(ctx, k, part)
 	}
 }
 

@@ -7,9 +7,11 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/broker/envelope"
+	"github.com/keybroker/keybroker/cache"
 )
 
 // loadError is why no recipient opened an intermediate key.
@@ -57,26 +59,56 @@ func refusal(c backends.Class, known bool) bool {
 	return c.Refused() || c == backends.InvalidCiphertext && known
 }
 
-// outage tells whether nobody could be asked, which is when a stale key may be
-// served. A KMS that does not accept the broker's credential answers, so that
-// is none.
-func (e *loadError) outage() bool {
+// outage tells whether nobody could say anything about this intermediate key, which
+// is when a stale one may be served; and lockedOut, whether for one of them that
+// is because it does not accept the broker's own credential.
+func (e *loadError) outage() (outage, lockedOut bool) {
 	if e.refused() || len(e.failures) == 0 {
+		return false, false
+	}
+	for _, f := range e.failures {
+		switch class := backends.ClassOf(f.err); {
+		case answered(class):
+			return false, false
+		case class == backends.Unauthenticated:
+			lockedOut = true
+		}
+	}
+	return true, lockedOut
+}
+
+// servedUntil tells until which age a cached intermediate key is served although
+// err kept it from being opened again: to its limits in an outage, but not longer
+// than one more ttl if a KMS shuts the broker out, which may be meant.
+func servedUntil(err error, limits cache.Limits) time.Duration {
+	var e *loadError
+	if !errors.As(err, &e) {
+		return 0
+	}
+	switch outage, lockedOut := e.outage(); {
+	case !outage:
+		return 0
+	case lockedOut:
+		return min(limits.Until(), 2*limits.TTL)
+	default:
+		return limits.Until()
+	}
+}
+
+// isDefinite tells whether all recipients said no for certain, so that asking
+// again at once is of no use. What an envelope that nobody vouches for can bring
+// about is not: an invalid ciphertext is forgotten.
+func isDefinite(err error) bool {
+	var e *loadError
+	if !errors.As(err, &e) || len(e.failures) == 0 {
 		return false
 	}
 	for _, f := range e.failures {
-		switch backends.ClassOf(f.err) {
-		case backends.Unavailable, backends.Throttled:
-		default:
+		if !backends.ClassOf(f.err).Refused() {
 			return false
 		}
 	}
 	return true
-}
-
-func isOutage(err error) bool {
-	var e *loadError
-	return errors.As(err, &e) && e.outage()
 }
 
 func isRefusal(err error) bool {

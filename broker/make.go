@@ -87,8 +87,8 @@ func (b *Broker) writer(ctx context.Context, name string) (*key, *writing, error
 		w := b.writers.current[k.Name]
 		now := b.uptime()
 		if w != nil && w.take(now) {
-			if failedAt, failed := b.writers.failedAt[k.Name]; w.aging(now) && (!failed || now.Sub(failedAt) >= successorPause) {
-				b.startMaking(k)
+			if w.aging(now) {
+				b.startSuccessor(k, now)
 			}
 			b.writers.mu.Unlock()
 			return k, w, nil
@@ -283,6 +283,37 @@ func (b *Broker) wrapForAll(ctx context.Context, k *key, pairs envelope.Pairs, i
 		good = append(good, wrapped{r, wraps[i]})
 	}
 	return good, failed
+}
+
+// useWriters keeps what new envelopes are made with from growing old unused, so
+// that the next one need not wait for a KMS.
+func (b *Broker) useWriters() {
+	snap, now := b.snap.Load(), b.uptime()
+	b.writers.mu.Lock()
+	defer b.writers.mu.Unlock()
+	for name, w := range b.writers.current {
+		k := snap.present[name]
+		if k == nil {
+			continue
+		}
+		b.cache.Use(w.part.ID(), k.Limits, b.loader(name, w.part))
+		if w.aging(now) && w.uses.Load() > 0 {
+			b.startSuccessor(k, now)
+		}
+	}
+	for _, name := range snap.names {
+		if k := snap.present[name]; k.Warm && b.writers.current[name] == nil {
+			b.startSuccessor(k, now)
+		}
+	}
+}
+
+// startSuccessor begins to make an intermediate key ahead of its time, but not at
+// once after that has failed. b.writers.mu is held.
+func (b *Broker) startSuccessor(k *key, now time.Time) {
+	if failedAt, failed := b.writers.failedAt[k.Name]; !failed || now.Sub(failedAt) >= successorPause {
+		b.startMaking(k)
+	}
 }
 
 // heal has the successor made of each intermediate key that lacks recipients, as

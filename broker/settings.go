@@ -86,6 +86,9 @@ type Key struct {
 	// envelopes. Both are at least 1.
 	MaxAge  time.Duration
 	MaxUses uint64
+	// Warm has an intermediate key made as soon as the key is configured, before
+	// anybody asks for an envelope.
+	Warm bool
 	// Passthrough opens what was wrapped before there was a broker; nil: nothing
 	// does.
 	Passthrough *Passthrough

@@ -2,15 +2,20 @@
 // one once, however many ask for it.
 //
 // It knows nothing of what it keeps: the owner passes in how a value is wiped.
-// Four rules hold for every entry:
+// These rules hold for every entry:
 //
 //   - it leaves by its own age, by a purge, by a refusal or for want of room,
 //     never because something else was late;
 //   - it is served as fresh for its TTL, and after that only if loading it
-//     again failed by what the owner calls an outage, and only until MaxStale;
+//     again failed by what the owner calls an outage, and only as long as that
+//     allows;
+//   - from RefreshAfter on it is loaded again in the background, if it was used
+//     since it was loaded, and served meanwhile;
 //   - what a load returns is kept only if nothing was purged since the load
 //     began: a purge cannot be undone by an answer that was under way;
 //   - whatever leaves is wiped through Config.Evict, exactly once.
+//
+// A definite refusal is remembered for NegativeTTL, and nothing else that failed.
 //
 // Ages are differences of Config.Now. An entry from the future, which a clock
 // that was set back leaves behind, counts as past all its limits.
@@ -47,15 +52,24 @@ const (
 	// Stale is from the cache past its TTL, because loading it again failed by an
 	// outage.
 	Stale
+	// Negative is no value but a refusal that was remembered.
+	Negative
 )
 
-// Limits bound how long a value is served. Both count from its load.
+// Limits bound how long a value is served. All but NegativeTTL count from its
+// load.
 type Limits struct {
 	// TTL is how long it is served without asking again. Not positive: never.
 	TTL time.Duration
+	// RefreshAfter is when it is loaded again in the background, up to a tenth
+	// earlier (Config.Jitter). Not positive, or not before TTL: never.
+	RefreshAfter time.Duration
 	// MaxStale is how long it is served in an outage. Not above TTL: not past
 	// TTL.
 	MaxStale time.Duration
+	// NegativeTTL is how long a definite refusal is remembered. Not positive: not
+	// at all.
+	NegativeTTL time.Duration
 }
 
 // Until is how long after its load a value is served at the latest.
@@ -70,12 +84,19 @@ type Config[V any] struct {
 	// Evict wipes a value that leaves the cache. Required. It is called without
 	// the cache's lock.
 	Evict func(V)
-	// Outage tells whether a load failed because nobody answered, so that a
-	// stale value may be served. Nil: it never did.
-	Outage func(error) bool
+	// Outage tells until which age a value may be served although loading it again
+	// failed by err: at most limits.Until(), and 0 if err is no outage. Nil: none
+	// is one.
+	Outage func(err error, limits Limits) time.Duration
 	// Refusal tells whether a load failed by a definite no, upon which what is
 	// kept is purged before Get returns. Nil: it never did.
 	Refusal func(error) bool
+	// Definite tells whether the next load would fail like this one, so that err
+	// is worth remembering. Nil: it never is.
+	Definite func(err error) bool
+	// Jitter returns a number from 0 to 1, by which the refreshes of many caches
+	// are spread. Nil: they are not.
+	Jitter func() float64
 }
 
 // Cache maps K to V. It is safe for concurrent use.
@@ -89,6 +110,7 @@ type Cache[K comparable, V any] struct {
 	entries map[K]*entry[K, V]
 	byUse   *list.List // of *entry[K, V], least recently used in front
 	flights map[K]*flight[V]
+	refused negatives[K]
 	closed  bool
 	loads   sync.WaitGroup
 }
@@ -99,7 +121,24 @@ type entry[K comparable, V any] struct {
 	loadedAt time.Time
 	limits   Limits
 	place    *list.Element
+
+	// load is how it is loaded again; nil for one that was Put and not yet got.
+	load func(context.Context) (V, error)
+	// used: since it was loaded.
+	used   bool
+	jitter float64
+	// What came of the last attempt to load it again, if one failed by an outage.
+	outage   error
+	outageAt time.Time
 }
+
+// retryEvery is how often, in an outage, an entry is loaded again in the
+// background. As long as the last attempt is not older than outageKnown, who asks
+// for a stale value does not wait for another.
+const (
+	retryEvery  = 5 * time.Second
+	outageKnown = time.Minute
+)
 
 // flight is one load that one or more callers wait for.
 type flight[V any] struct {
@@ -118,16 +157,23 @@ func New[K comparable, V any](cfg Config[V]) *Cache[K, V] {
 		panic("cache: Capacity, Now and Evict are required")
 	}
 	if cfg.Outage == nil {
-		cfg.Outage = func(error) bool { return false }
+		cfg.Outage = func(error, Limits) time.Duration { return 0 }
 	}
 	if cfg.Refusal == nil {
 		cfg.Refusal = func(error) bool { return false }
+	}
+	if cfg.Definite == nil {
+		cfg.Definite = func(error) bool { return false }
+	}
+	if cfg.Jitter == nil {
+		cfg.Jitter = func() float64 { return 0 }
 	}
 	return &Cache[K, V]{
 		cfg:     cfg,
 		entries: make(map[K]*entry[K, V]),
 		byUse:   list.New(),
 		flights: make(map[K]*flight[V]),
+		refused: newNegatives[K](cfg.Capacity),
 	}
 }
 
@@ -140,12 +186,20 @@ func New[K comparable, V any](cfg Config[V]) *Cache[K, V] {
 // has given up. A caller whose ctx ends returns context.Cause(ctx) at once and
 // disturbs nobody else.
 //
+// load is also kept to load the value again in the background; it must look up
+// for itself whatever may change until then. Such a load has the values of no
+// caller's ctx and ends with Close at the latest.
+//
+// A value past its TTL is served at once if the cache knows already, from a load
+// a moment ago, that there is an outage.
+//
 // What a load returns belongs to the cache, also if every caller is gone.
 //
 // If admit is not nil it is asked before a load begins, with the cache locked,
 // and its error is returned instead; who joins a load is not asked.
 //
-// Errors: the loader's; admit's; ErrPurged; ErrClosed; the ctx's cause.
+// Errors: the loader's, with Negative if it was remembered; admit's; ErrPurged;
+// ErrClosed; the ctx's cause.
 func (c *Cache[K, V]) Get(ctx context.Context, key K, limits Limits, admit func() error, load func(context.Context) (V, error)) (V, Source, error) {
 	var none V
 	if ctx.Err() != nil {
@@ -156,14 +210,16 @@ func (c *Cache[K, V]) Get(ctx context.Context, key K, limits Limits, admit func(
 		c.mu.Unlock()
 		return none, Loaded, ErrClosed
 	}
+	now := c.cfg.Now()
 	if e := c.entries[key]; e != nil {
-		e.limits = limits
-		if c.age(e) < limits.TTL {
-			c.byUse.MoveToBack(e.place)
-			v := e.value
+		e.limits, e.load, e.used = limits, load, true
+		if v, source, ok := c.serve(e, now); ok {
 			c.mu.Unlock()
-			return v, Fresh, nil
+			return v, source, nil
 		}
+	} else if err := c.refused.of(key, now); err != nil && limits.NegativeTTL > 0 {
+		c.mu.Unlock()
+		return none, Negative, err
 	}
 	f := c.flights[key]
 	if f == nil {
@@ -173,7 +229,7 @@ func (c *Cache[K, V]) Get(ctx context.Context, key K, limits Limits, admit func(
 				return none, Loaded, err
 			}
 		}
-		f = c.launch(ctx, key, limits, load)
+		f = c.launch(context.WithoutCancel(ctx), key, limits, load)
 	}
 	f.waiters++
 	c.mu.Unlock()
@@ -187,12 +243,62 @@ func (c *Cache[K, V]) Get(ctx context.Context, key K, limits Limits, admit func(
 	if f.err == nil {
 		return f.value, Loaded, nil
 	}
-	if c.cfg.Outage(f.err) {
-		if v, ok := c.stale(key, limits); ok {
-			return v, Stale, nil
-		}
+	if v, ok := c.stale(key, f.err, limits); ok {
+		return v, Stale, nil
 	}
 	return none, Loaded, f.err
+}
+
+// serve returns the value of e if it may be served without waiting, and has it
+// loaded again if it is time. c.mu is held.
+func (c *Cache[K, V]) serve(e *entry[K, V], now time.Time) (v V, source Source, ok bool) {
+	age := c.age(e)
+	switch {
+	case age < e.limits.TTL:
+		source = Fresh
+	case e.outage != nil && now.Sub(e.outageAt) < outageKnown && age < c.cfg.Outage(e.outage, e.limits):
+		source = Stale
+	default:
+		return v, Loaded, false
+	}
+	c.byUse.MoveToBack(e.place)
+	c.refresh(e, now)
+	return e.value, source, true
+}
+
+// refresh begins to load e again if it is time. c.mu is held.
+func (c *Cache[K, V]) refresh(e *entry[K, V], now time.Time) {
+	after := e.limits.RefreshAfter
+	switch age := c.age(e); {
+	case e.load == nil || !e.used || c.flights[e.key] != nil || c.closed:
+	case e.outage != nil && now.Sub(e.outageAt) < retryEvery:
+	case after > 0 && after < e.limits.TTL && age >= after-time.Duration(e.jitter*float64(after)/10), age >= e.limits.TTL && e.outage != nil:
+		f := c.launch(context.Background(), e.key, e.limits, e.load)
+		f.waiters = 1 // nobody gives it up
+	}
+}
+
+// Refresh begins to load again, in the background, every value that is due and
+// that was used since it was loaded. It is to be called every second or so.
+func (c *Cache[K, V]) Refresh() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.cfg.Now()
+	for _, e := range c.entries {
+		if c.age(e) < e.limits.Until() {
+			c.refresh(e, now)
+		}
+	}
+}
+
+// Use counts as a use of the value of key, as a Get would, and says how it is
+// loaded again. It does nothing if there is none.
+func (c *Cache[K, V]) Use(key K, limits Limits, load func(context.Context) (V, error)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.entries[key]; e != nil {
+		e.limits, e.load, e.used = limits, load, true
+	}
 }
 
 // Has tells whether a value of key is kept, fresh or not.
@@ -210,7 +316,7 @@ func (c *Cache[K, V]) Put(key K, value V, limits Limits) {
 	if c.closed {
 		gone = append(gone, value)
 	} else {
-		gone = c.keep(key, value, limits)
+		gone = c.keep(key, value, limits, nil)
 	}
 	c.mu.Unlock()
 	c.evict(gone)
@@ -218,7 +324,7 @@ func (c *Cache[K, V]) Put(key K, value V, limits Limits) {
 
 // Purge wipes every value for which match is true and returns how many. Loads
 // that are under way, whatever their key, are not kept: a Purge cannot know what
-// they will return. match is called with the cache locked and must not call it.
+// they will return. Refusals that are remembered are forgotten. match is called with the cache locked and must not call it.
 func (c *Cache[K, V]) Purge(match func(K, V) bool) int {
 	c.mu.Lock()
 	var gone []V
@@ -230,6 +336,7 @@ func (c *Cache[K, V]) Purge(match func(K, V) bool) int {
 	for _, f := range c.flights {
 		f.purged = true
 	}
+	c.refused.clear()
 	c.mu.Unlock()
 	c.evict(gone)
 	return len(gone)
@@ -300,12 +407,12 @@ func (c *Cache[K, V]) Close() {
 
 // launch begins the load of key. c.mu is held.
 func (c *Cache[K, V]) launch(ctx context.Context, key K, limits Limits, load func(context.Context) (V, error)) *flight[V] {
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	ctx, cancel := context.WithCancel(ctx)
 	f := &flight[V]{cancel: cancel, done: make(chan struct{}), err: errPanicked}
 	c.flights[key] = f
 	c.loads.Go(func() {
 		defer cancel()
-		defer c.land(key, f, limits)
+		defer c.land(key, f, limits, load)
 		f.value, f.err = load(ctx)
 	})
 	return f
@@ -313,7 +420,7 @@ func (c *Cache[K, V]) launch(ctx context.Context, key K, limits Limits, load fun
 
 // land ends a load: what it brought is kept, or what it refuses is purged, and
 // only then do its waiters go on.
-func (c *Cache[K, V]) land(key K, f *flight[V], limits Limits) {
+func (c *Cache[K, V]) land(key K, f *flight[V], limits Limits, load func(context.Context) (V, error)) {
 	c.mu.Lock()
 	if c.flights[key] == f {
 		delete(c.flights, key)
@@ -321,18 +428,36 @@ func (c *Cache[K, V]) land(key K, f *flight[V], limits Limits) {
 	var gone []V
 	switch {
 	case f.err != nil:
-		if e := c.entries[key]; e != nil && c.cfg.Refusal(f.err) {
-			gone = c.drop(e, gone)
-		}
+		gone = c.failed(key, f, limits)
 	case f.purged:
 		gone = append(gone, f.value)
 		f.err = ErrPurged
 	default:
-		gone = c.keep(key, f.value, limits)
+		gone = c.keep(key, f.value, limits, load)
 	}
 	c.mu.Unlock()
 	c.evict(gone)
 	close(f.done)
+}
+
+// failed notes what a load failed by, and returns what had to go. c.mu is held.
+func (c *Cache[K, V]) failed(key K, f *flight[V], limits Limits) (gone []V) {
+	now := c.cfg.Now()
+	e := c.entries[key]
+	if e != nil {
+		e.outage = nil
+	}
+	switch {
+	case e != nil && c.cfg.Refusal(f.err):
+		gone = c.drop(e, gone)
+	case e != nil && c.cfg.Outage(f.err, e.limits) > 0:
+		e.outage, e.outageAt = f.err, now
+	}
+	// What a purge has overtaken may be different now.
+	if limits.NegativeTTL > 0 && !f.purged && c.cfg.Definite(f.err) {
+		c.refused.add(key, f.err, now.Add(limits.NegativeTTL))
+	}
+	return gone
 }
 
 // giveUp takes one waiter off a load, and cancels it if that was the last. A
@@ -352,11 +477,11 @@ func (c *Cache[K, V]) giveUp(key K, f *flight[V]) {
 	f.purged = true
 }
 
-// stale returns the value of key if an outage lets it be served.
-func (c *Cache[K, V]) stale(key K, limits Limits) (V, bool) {
+// stale returns the value of key if what its load failed by lets it be served.
+func (c *Cache[K, V]) stale(key K, err error, limits Limits) (V, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e := c.entries[key]; e != nil && c.age(e) < limits.Until() {
+	if e := c.entries[key]; e != nil && c.age(e) < c.cfg.Outage(err, limits) {
 		c.byUse.MoveToBack(e.place)
 		return e.value, true
 	}
@@ -366,14 +491,15 @@ func (c *Cache[K, V]) stale(key K, limits Limits) (V, bool) {
 
 // keep puts value in place of what key had, makes room for it, and returns what
 // had to go. c.mu is held.
-func (c *Cache[K, V]) keep(key K, value V, limits Limits) (gone []V) {
+func (c *Cache[K, V]) keep(key K, value V, limits Limits, load func(context.Context) (V, error)) (gone []V) {
 	if old := c.entries[key]; old != nil {
 		gone = c.drop(old, gone)
 	}
+	c.refused.forget(key)
 	for len(c.entries) >= c.cfg.Capacity {
 		gone = c.drop(c.byUse.Front().Value.(*entry[K, V]), gone)
 	}
-	e := &entry[K, V]{key: key, value: value, loadedAt: c.cfg.Now(), limits: limits}
+	e := &entry[K, V]{key: key, value: value, loadedAt: c.cfg.Now(), limits: limits, load: load, jitter: c.cfg.Jitter()}
 	e.place = c.byUse.PushBack(e)
 	c.entries[key] = e
 	return gone

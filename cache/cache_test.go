@@ -36,8 +36,13 @@ func newCache(t *testing.T, capacity int) *cache.Cache[string, *secret] {
 		Capacity: capacity,
 		Now:      time.Now,
 		Evict:    func(s *secret) { s.wiped.Add(1) },
-		Outage:   func(err error) bool { return errors.Is(err, errOutage) },
-		Refusal:  func(err error) bool { return errors.Is(err, errRefused) },
+		Outage: func(err error, l cache.Limits) time.Duration {
+			if errors.Is(err, errOutage) {
+				return l.Until()
+			}
+			return 0
+		},
+		Refusal: func(err error) bool { return errors.Is(err, errRefused) },
 	})
 	t.Cleanup(c.Close)
 	return c
@@ -149,7 +154,7 @@ func TestClockSetBack(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	c := cache.New[string](cache.Config[*secret]{
 		Capacity: 1, Now: func() time.Time { return now }, Evict: func(s *secret) { s.wiped.Add(1) },
-		Outage: func(error) bool { return true },
+		Outage: func(_ error, l cache.Limits) time.Duration { return l.Until() },
 	})
 	defer c.Close()
 	v, _ := get(t, c, "k", loader(new(atomic.Int32), nil))
