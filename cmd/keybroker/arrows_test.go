@@ -25,6 +25,7 @@ func arrows() map[string][]string {
 		"backends/vault":          {"backends"},
 		"broker":                  {"audit", "backends", "broker/envelope", "broker/peer", "broker/policy", "cache", "internal/secret"},
 		"broker/admin":            {},
+		"broker/awsapi/sigv4":     {},
 		"broker/envelope":         {"backends"},
 		"broker/grpcapi":          {"broker", "broker/peer", "cache", "proto/keybroker/v1"},
 		"broker/peer":             {},
