@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -211,6 +212,74 @@ func TestDegraded(t *testing.T) {
 			synctest.Wait()
 			if n := f.one.wraps.Load() - before; n < 1 || n > 8 {
 				t.Errorf("%d attempts to heal, want a few, further and further apart", n)
+			}
+		})
+	})
+}
+
+// A caller that gives up says nothing of the recipients: else whoever may unwrap
+// could have every key pass for unavailable, and all of a backend's checked.
+func TestGivenUpCallConcludesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newThreeKMS(t, checked)
+		for _, k := range []*fakeKMS{f.one, f.two, f.three} {
+			k.delay.Store(int64(50 * time.Millisecond))
+		}
+		f.purgeAll()
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		defer cancel()
+		_, err := f.Unwrap(ctx, by(uidTiKV), broker.UnwrapRequest{WrappedKey: f.wrapped})
+		wantReason(t, err, broker.Deadline)
+		synctest.Wait()
+		infos, err := f.ListKeys(t.Context(), by(uidOps))
+		if err != nil || infos[0].State != broker.KeyReady {
+			t.Errorf("state %v, %v, although every recipient works", infos, err)
+		}
+	})
+}
+
+func TestPanicOfABackend(t *testing.T) {
+	panics := func(context.Context, []byte) ([]byte, error) { panic("as the test asked") }
+	t.Run("while it is checked", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			f := newThreeKMS(t, checked)
+			f.one.onUnwrap.Store(&panics)
+			time.Sleep(checkEvery)
+			synctest.Wait()
+			infos, err := f.ListKeys(t.Context(), by(uidOps))
+			if err != nil || infos[0].State != broker.KeyDegraded {
+				t.Errorf("state %v, %v", infos, err)
+			}
+			if f.observe.of("call", "one", "unwrap", "internal") == 0 {
+				t.Error("the call is not counted")
+			}
+		})
+	})
+	t.Run("while it wraps", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			f := newThreeKMS(t, checked)
+			f.purgeAll()
+			wraps := func() { panic("as the test asked") }
+			f.one.onWrap.Store(&wraps)
+			wantReason(t, f.tryGenerate("tikv", 32)(by(uidTiKV)), broker.BackendUnavailable)
+		})
+	})
+	t.Run("while its breaker tries it", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			f := newThreeKMS(t, checked)
+			f.one.down(backends.Unavailable)
+			for range 5 {
+				f.opens()
+			}
+			f.one.up()
+			f.one.onUnwrap.Store(&panics)
+			time.Sleep(1500 * time.Millisecond)
+			f.opens()
+			f.one.onUnwrap.Store(nil)
+			time.Sleep(1500 * time.Millisecond)
+			asked := f.one.unwraps.Load()
+			if f.opens(); f.one.unwraps.Load() != asked+1 {
+				t.Error("it is not tried again")
 			}
 		})
 	})

@@ -3,6 +3,9 @@ package broker
 import (
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -17,6 +20,7 @@ type kms struct {
 	name    string
 	of      Backend
 	observe Observer
+	log     *slog.Logger
 	now     func() time.Time // the wall clock
 	uptime  func() time.Time
 
@@ -88,7 +92,7 @@ func (m *kms) call(ctx context.Context, op string, f func(context.Context) error
 	attempt, cancel := context.WithTimeout(ctx, m.of.Timeout)
 	defer cancel()
 	began := m.uptime()
-	err := f(attempt)
+	err := m.guarded(attempt, op, f)
 	if ctx.Err() != nil && err != nil {
 		why := context.Cause(ctx)
 		straggled := errors.Is(why, errStraggler)
@@ -106,6 +110,18 @@ func (m *kms) call(ctx context.Context, op string, f func(context.Context) error
 	m.remember(err, m.now())
 	m.weigh(err)
 	return err
+}
+
+// guarded turns a panic of the backend into an error: it ends neither the daemon,
+// whoever asked, nor the breaker's trial, which must have an outcome.
+func (m *kms) guarded(ctx context.Context, op string, f func(context.Context) error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			m.log.Error("panic in a backend", "backend", m.name, "op", op, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			err = backends.Errorf(backends.Internal, op, "", "panic; the broker's log has where")
+		}
+	}()
+	return f(ctx)
 }
 
 // remember notes how a call went. A KMS that answers, if only to refuse, is up.

@@ -201,7 +201,9 @@ func (b *Broker) openWith(ctx context.Context, k *key, r recipient, wrap envelop
 		return nil, err
 	}
 	ik, err := r.unwrapConfirmed(ctx, wrap, part, known)
-	b.tried(keyRecipient{k.Name, r.Recipient}, err)
+	if err == nil || ctx.Err() == nil { // else it was given up, which says nothing of r
+		b.tried(keyRecipient{k.Name, r.Recipient}, err)
+	}
 	if err != nil {
 		return nil, err
 	}

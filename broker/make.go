@@ -344,12 +344,7 @@ func (b *Broker) allGood(k *key) bool {
 }
 
 // wrapProven has one recipient wrap ik and open the wrap again.
-func wrapProven(ctx context.Context, r recipient, pairs envelope.Pairs, ik []byte) (wrap envelope.Recipient, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = backends.Errorf(backends.Internal, "wrap", r.Key, "panic: %v\n%s", p, debug.Stack())
-		}
-	}()
+func wrapProven(ctx context.Context, r recipient, pairs envelope.Pairs, ik []byte) (envelope.Recipient, error) {
 	if err := r.kms.admit("wrap", r.Key); err != nil {
 		return envelope.Recipient{}, err
 	}
