@@ -196,7 +196,7 @@ func (b *Broker) configured(snap *snapshot) {
 	}
 	for _, name := range snap.names {
 		for _, r := range snap.present[name].recipients {
-			if known := b.conditions.get(keyRecipient{name, r.Recipient}); known.tried {
+			if known := b.conditions.get(keyRecipient{name, r}); known.tried {
 				b.observe.KEK(name, r.Backend, r.Key, known.good)
 			}
 		}

@@ -17,10 +17,11 @@ import (
 )
 
 // keyRecipient is a recipient in its use for one key: a KMS may allow it for one
-// key's pairs and not for another's.
+// key's pairs and not for another's. It is another one once a reload has changed
+// its backend: what a call from before that finds out says nothing of the new.
 type keyRecipient struct {
 	key string
-	Recipient
+	recipient
 }
 
 // conditions remember, for each recipient of each key, whether it could be used
@@ -112,26 +113,24 @@ func (c *conditions) proof(r keyRecipient) (p proof, ok bool) {
 }
 
 // keep forgets the recipients that snap does not list, and the proofs of those
-// whose key has another static context or whose backend is another.
-func (c *conditions) keep(old, snap *snapshot) {
+// whose key has another static context.
+func (c *conditions) keep(snap *snapshot) {
 	listed := map[keyRecipient]bool{}
-	changed := map[keyRecipient]bool{}
 	for _, name := range snap.names {
 		k := snap.present[name]
 		for _, r := range k.recipients {
-			listed[keyRecipient{name, r.Recipient}] = true
-			changed[keyRecipient{name, r.Recipient}] = old.kmss[r.Backend] != r.kms
+			listed[keyRecipient{name, r}] = true
 		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for r := range c.of {
-		if !listed[r] || changed[r] {
+		if !listed[r] {
 			delete(c.of, r)
 		}
 	}
 	for r, p := range c.proofs {
-		if !listed[r] || changed[r] || !snap.present[r.key].accepts(p.part.Pairs()) {
+		if !listed[r] || !snap.present[r.key].accepts(p.part.Pairs()) {
 			delete(c.proofs, r)
 		}
 	}
@@ -170,7 +169,7 @@ func (b *Broker) probeDue() {
 	for _, name := range snap.names {
 		k := snap.present[name]
 		for i, r := range k.recipients {
-			known := b.conditions.get(keyRecipient{name, r.Recipient})
+			known := b.conditions.get(keyRecipient{name, r})
 			if known.tried && now.Before(known.due) {
 				continue
 			}
@@ -192,11 +191,11 @@ func (b *Broker) probeDue() {
 // it wrap something to have it opened.
 func (b *Broker) checkRecipient(k *key, r recipient, mayWrap bool) {
 	err := b.proveRecipient(k, r, mayWrap)
-	if b.ctx.Err() != nil {
-		return
+	if b.ctx.Err() != nil || !b.snap.Load().present[k.Name].lists(r) {
+		return // what it found out is about nothing that is served any more
 	}
 	refused := err != nil && refusal(backends.ClassOf(err), true)
-	before := b.conditions.change(keyRecipient{k.Name, r.Recipient}, func(c *condition) {
+	before := b.conditions.change(keyRecipient{k.Name, r}, func(c *condition) {
 		c.good, c.refused, c.due = err == nil, refused, b.uptime().Add(probeBad)
 		if c.good {
 			c.due = b.uptime().Add(jittered(k.CheckInterval))
@@ -238,7 +237,7 @@ func (b *Broker) recordKEK(k *key, r recipient, err error) {
 // about one version of the master key, since a new wrap does open, that is what r
 // opened with that version.
 func (b *Broker) proveRecipient(k *key, r recipient, mayWrap bool) error {
-	at := keyRecipient{k.Name, r.Recipient}
+	at := keyRecipient{k.Name, r}
 	p, ok := b.conditions.proof(at)
 	if !ok {
 		if !mayWrap {
@@ -270,7 +269,7 @@ func (b *Broker) proveRecipient(k *key, r recipient, mayWrap bool) error {
 	whole := !mayWrap || again != nil && refusal(backends.ClassOf(again), true)
 	refusedKEK := kekName(p.wrap.Reference, p.wrap.Version)
 	n := b.cache.Purge(func(_ [32]byte, held *intermediate) bool {
-		return held.key == k.Name && held.opener == r.Recipient && (whole || held.kek == refusedKEK)
+		return held.key == k.Name && held.opener == r.Recipient && held.by == r.kms && (whole || held.kek == refusedKEK)
 	})
 	b.log.Warn("a master key is refused; what it had opened is wiped from the cache",
 		"key", k.Name, "backend", r.Backend, "kek", refusedKEK, "only_this_version", !whole, "wiped", n, "error", err)
@@ -284,7 +283,7 @@ func (b *Broker) proveRecipient(k *key, r recipient, mayWrap bool) error {
 func (b *Broker) newProof(k *key, r recipient) error {
 	part, wrap, err := b.makeProof(b.ctx, k, r)
 	if err == nil {
-		b.conditions.prove(keyRecipient{k.Name, r.Recipient}, proof{part, wrap})
+		b.conditions.prove(keyRecipient{k.Name, r}, proof{part, wrap})
 	}
 	return err
 }
@@ -336,7 +335,7 @@ func (b *Broker) wrote(k *key, r recipient, err error) {
 	if err != nil && !answered(backends.ClassOf(err)) {
 		b.conditions.suspect(r.Backend, b.uptime())
 	}
-	b.conditions.change(keyRecipient{k.Name, r.Recipient}, func(c *condition) {
+	b.conditions.change(keyRecipient{k.Name, r}, func(c *condition) {
 		c.unwritable = err != nil && answered(backends.ClassOf(err))
 		if c.good = err == nil || c.good && answered(backends.ClassOf(err)); err != nil || c.refused {
 			c.due = b.uptime().Add(probeBad)

@@ -284,3 +284,36 @@ func TestPanicOfABackend(t *testing.T) {
 		})
 	})
 }
+
+// A check that a reload overtakes says nothing of the backend that has the name
+// now: it may find the old one closed, or refuse.
+func TestCheckIsOvertakenByAReload(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newThreeKMS(t, checked)
+		release := make(chan struct{})
+		refuses := func(context.Context, []byte) ([]byte, error) {
+			<-release
+			return nil, backends.Errorf(backends.Disabled, "unwrap", "a", "as the test asked")
+		}
+		f.one.onUnwrap.Store(&refuses)
+		time.Sleep(checkEvery)
+		synctest.Wait()
+
+		f.settings.Backends["one"] = broker.Backend{KMS: newFakeKMS("one"), Provider: "fake", Type: "fake", Timeout: 3 * time.Second}
+		f.reload()
+		f.generate(uidTiKV, "tikv", nil)
+		cached, counted := f.cachedKeys(), f.observe.of("kek", "tikv", "one", "a", "false")
+		close(release)
+		synctest.Wait()
+		if n := f.cachedKeys(); n != cached {
+			t.Errorf("%d of %d intermediate keys are still cached, although only the old backend refused", n, cached)
+		}
+		infos, err := f.ListKeys(t.Context(), by(uidOps))
+		if err != nil || infos[0].State != broker.KeyReady {
+			t.Errorf("state %v, %v", infos, err)
+		}
+		if records := f.backendRecords(); len(records) != 0 || f.observe.of("kek", "tikv", "one", "a", "false") != counted {
+			t.Errorf("the new one passes for refused: %v", records)
+		}
+	})
+}

@@ -97,7 +97,7 @@ func (b *Broker) recipientOf(ctx context.Context, k *key, wrap envelope.Recipien
 const matchWait = 250 * time.Millisecond
 
 func (b *Broker) stateOf(k *key, r recipient) RecipientState {
-	switch known := b.conditions.get(keyRecipient{k.Name, r.Recipient}); {
+	switch known := b.conditions.get(keyRecipient{k.Name, r}); {
 	case !known.tried:
 		return RecipientUnknown
 	case known.refused, known.unwritable:

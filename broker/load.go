@@ -144,7 +144,7 @@ func (b *Broker) overtook(k *key, won attempt, running map[int]attempt) {
 	for order, a := range running {
 		if order < won.order {
 			a.recipient.kms.pace.lost(b.uptime().Sub(a.began))
-			b.conditions.hasten(keyRecipient{k.Name, a.recipient.Recipient}, b.uptime().Add(probeBad))
+			b.conditions.hasten(keyRecipient{k.Name, a.recipient}, b.uptime().Add(probeBad))
 		}
 	}
 }
@@ -202,7 +202,7 @@ func (b *Broker) openWith(ctx context.Context, k *key, r recipient, wrap envelop
 	}
 	ik, err := r.unwrapConfirmed(ctx, wrap, part, known)
 	if err == nil || ctx.Err() == nil { // else it was given up, which says nothing of r
-		b.tried(keyRecipient{k.Name, r.Recipient}, err)
+		b.tried(keyRecipient{k.Name, r}, err)
 	}
 	if err != nil {
 		return nil, err

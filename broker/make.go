@@ -227,7 +227,7 @@ func (b *Broker) make(ctx context.Context, k *key) (w *writing, held *intermedia
 	w = &writing{part: part, keks: make(map[Recipient]KEK, len(wraps)), madeAt: b.uptime(), maxAge: k.MaxAge, maxUses: k.MaxUses}
 	for _, done := range wraps {
 		w.keks[done.recipient.Recipient] = KEK{done.wrap.Provider, done.wrap.Reference, done.wrap.Version}
-		b.conditions.prove(keyRecipient{k.Name, done.recipient.Recipient}, proof{part, done.wrap})
+		b.conditions.prove(keyRecipient{k.Name, done.recipient}, proof{part, done.wrap})
 	}
 	if w.lacks = len(k.writers()) - len(wraps); w.lacks > 0 {
 		w.maxAge = min(k.MaxAge, k.CheckInterval)
@@ -336,7 +336,7 @@ func (b *Broker) heal() {
 // allGood tells whether every recipient of k worked when it was last checked.
 func (b *Broker) allGood(k *key) bool {
 	for _, r := range k.writers() {
-		if !b.conditions.get(keyRecipient{k.Name, r.Recipient}).good {
+		if !b.conditions.get(keyRecipient{k.Name, r}).good {
 			return false
 		}
 	}

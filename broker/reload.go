@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"slices"
 
 	"github.com/keybroker/keybroker/audit"
 	"github.com/keybroker/keybroker/broker/policy"
@@ -71,7 +72,7 @@ func (b *Broker) apply(ctx context.Context) (Reloaded, error) {
 	b.cache.Purge(func(_ [32]byte, held *intermediate) bool {
 		return !snap.present[held.key].covers(held)
 	})
-	b.conditions.keep(old, snap)
+	b.conditions.keep(snap)
 	b.gauge()
 
 	kept := map[*kms]bool{}
@@ -110,13 +111,10 @@ func sameWriters(old, k *key) bool {
 // covers tells whether what was opened by one of the key's recipients may stay:
 // the key is still configured and still lists it.
 func (k *key) covers(held *intermediate) bool {
-	if k == nil {
-		return false
-	}
-	for _, r := range k.recipients {
-		if r.Recipient == held.opener && r.kms == held.by {
-			return true
-		}
-	}
-	return false
+	return k.lists(recipient{held.opener, held.by})
+}
+
+// lists tells whether r is one of the key's recipients. No key lists none.
+func (k *key) lists(r recipient) bool {
+	return k != nil && slices.Contains(k.recipients, r)
 }

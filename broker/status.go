@@ -168,7 +168,7 @@ func (b *Broker) keyInfo(k *key) KeyInfo {
 			kek = KEK{Provider: r.kms.of.Provider, Reference: r.Key}
 		}
 		info.Recipients = append(info.Recipients, RecipientInfo{kek, r.Backend, b.stateOf(k, r)})
-		switch known := b.conditions.get(keyRecipient{k.Name, r.Recipient}); {
+		switch known := b.conditions.get(keyRecipient{k.Name, r}); {
 		case !known.tried:
 			unasked++
 		case known.usable():
