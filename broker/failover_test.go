@@ -178,6 +178,31 @@ func TestSlowBackendIsAskedLast(t *testing.T) {
 	})
 }
 
+// One that may not wrap is checked by its own word alone: that too ends it.
+func TestSlowBackendThatMayNotWrapIsAskedFirstAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newThreeKMS(t, checked)
+		f.one.failWrap.Store(backends.Errorf(backends.Denied, "wrap", "a", "as the test asked"))
+		one := f.settings.Backends["one"]
+		one.Timeout++ // which makes it another: nothing that it wrapped is known
+		f.settings.Backends["one"] = one
+		f.reload()
+		time.Sleep(2 * checkEvery)
+		f.one.hang()
+		f.opens()
+		f.opens()
+		f.one.delay.Store(0)
+		asked := f.one.unwraps.Load()
+		if f.opens(); f.one.unwraps.Load() != asked {
+			t.Fatal("it is not asked last, although it lost twice")
+		}
+		time.Sleep(12 * time.Second) // it is checked
+		if f.opens(); f.one.unwraps.Load() != asked+1 {
+			t.Error("it is not asked first, now that a check found it fast again")
+		}
+	})
+}
+
 func TestFailover(t *testing.T) {
 	for name, fault := range map[string]func(*fakeKMS){
 		"unavailable":     func(k *fakeKMS) { k.down(backends.Unavailable) },

@@ -38,7 +38,7 @@ type conditions struct {
 type condition struct {
 	// tried: it was; good: it opened something, or its KMS said that it would.
 	tried, good bool
-	// refused: the last failure was a definite one.
+	// refused: the last answer to a check was a definite no.
 	refused bool
 	// unwritable: it refused to wrap when it was last asked to.
 	unwritable bool
@@ -195,20 +195,25 @@ func (b *Broker) checkRecipient(k *key, r recipient, mayWrap bool) {
 		return // what it found out is about nothing that is served any more
 	}
 	refused := err != nil && refusal(backends.ClassOf(err), true)
+	// Who does not answer neither refuses nor takes a refusal back.
+	told := err == nil || answered(backends.ClassOf(err))
 	before := b.conditions.change(keyRecipient{k.Name, r}, func(c *condition) {
-		c.good, c.refused, c.due = err == nil, refused, b.uptime().Add(probeBad)
+		if told {
+			c.refused = refused
+		}
+		c.good, c.due = err == nil, b.uptime().Add(probeBad)
 		if c.good {
 			c.due = b.uptime().Add(jittered(k.CheckInterval))
 		}
 	})
 	b.observe.KEK(k.Name, r.Backend, r.Key, err == nil)
 	switch {
-	case err != nil && (before.good || !before.tried || before.refused != refused):
+	case err != nil && (before.good || !before.tried || told && before.refused != refused):
 		b.log.Warn("a recipient does not work", "key", k.Name, "backend", r.Backend, "kek", r.Key, "class", backends.ClassOf(err), "error", err)
 	case err == nil && before.tried && !before.good:
 		b.log.Info("a recipient works again", "key", k.Name, "backend", r.Backend, "kek", r.Key)
 	}
-	if refused != before.refused {
+	if told && refused != before.refused {
 		b.recordKEK(k, r, err)
 	}
 }
@@ -332,10 +337,11 @@ func (b *Broker) tried(r keyRecipient, err error) {
 // wrote notes how a recipient did when it was to wrap. What it wrapped and opened
 // again is what it is checked with from now on.
 func (b *Broker) wrote(k *key, r recipient, err error) {
-	if err != nil && !answered(backends.ClassOf(err)) {
+	at := keyRecipient{k.Name, r}
+	if err != nil && !answered(backends.ClassOf(err)) && b.conditions.get(at).good {
 		b.conditions.suspect(r.Backend, b.uptime())
 	}
-	b.conditions.change(keyRecipient{k.Name, r}, func(c *condition) {
+	b.conditions.change(at, func(c *condition) {
 		c.unwritable = err != nil && answered(backends.ClassOf(err))
 		if c.good = err == nil || c.good && answered(backends.ClassOf(err)); err != nil || c.refused {
 			c.due = b.uptime().Add(probeBad)

@@ -317,3 +317,53 @@ func TestCheckIsOvertakenByAReload(t *testing.T) {
 		}
 	})
 }
+
+// A KMS that refuses and at times does not answer is one that refuses: the record
+// does not change its mind at every check.
+func TestOutageTakesNoRefusalBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newThreeKMS(t, checked)
+		f.one.down(backends.Disabled)
+		time.Sleep(checkEvery)
+		for range 5 {
+			f.one.down(backends.Throttled)
+			time.Sleep(12 * time.Second)
+			f.one.down(backends.Disabled)
+			time.Sleep(12 * time.Second)
+		}
+		synctest.Wait()
+		if records := f.backendRecords(); len(records) != 1 {
+			t.Errorf("want one record: %v", records)
+		}
+		f.one.up()
+		time.Sleep(12 * time.Second)
+		synctest.Wait()
+		if records := f.backendRecords(); len(records) != 2 || !strings.Contains(records[1], `"outcome":"ok"`) {
+			t.Errorf("want a second record, that it works: %v", records)
+		}
+	})
+}
+
+// In an outage those who call do not have the backend's other recipients checked
+// at their rate.
+func TestOutageIsCheckedAtItsPace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newThreeKMS(t, checked, func(f *fixture) {
+			f.settings.Keys = append(f.settings.Keys, newKey("unused", "one/b"))
+			f.settings.Keys[1].CheckInterval = checkEvery
+		})
+		time.Sleep(2 * checkEvery) // by now each has something to be checked with
+		f.purgeAll()
+		f.one.down(backends.Unavailable)
+		_ = f.tryGenerate("tikv", 32)(by(uidTiKV))
+		time.Sleep(2 * time.Second)
+		asked := f.one.unwraps.Load()
+		for range 600 {
+			_ = f.tryGenerate("tikv", 32)(by(uidTiKV))
+			time.Sleep(100 * time.Millisecond)
+		}
+		if n := f.one.unwraps.Load() - asked; n > 14 {
+			t.Errorf("%d checks of two recipients in a minute, want 6 of each", n)
+		}
+	})
+}

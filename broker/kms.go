@@ -80,9 +80,14 @@ func (m *kms) match(ctx context.Context, key, reference string) (bool, error) {
 // check does not ask the breaker: it is how the broker finds out that the
 // backend is back.
 func (m *kms) check(ctx context.Context, key string) error {
-	return m.call(ctx, "check", func(ctx context.Context) error {
+	began := m.uptime()
+	err := m.call(ctx, "check", func(ctx context.Context) error {
 		return m.of.KMS.Check(ctx, key)
 	})
+	if err == nil {
+		m.pace.checked(m.uptime().Sub(began))
+	}
+	return err
 }
 
 // call runs one call of the backend. Only the backend's own budget tells

@@ -34,6 +34,20 @@ func (p *pace) took(d time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.note(d)
+	p.inTime(d)
+}
+
+// checked notes the answer to a check that opened nothing. How long it took is
+// not how long opening takes, but a backend that is asked nothing else, since it
+// is asked last, must get out of that.
+func (p *pace) checked(d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.inTime(d)
+}
+
+// inTime ends the row of lost races if d is an answer in time.
+func (p *pace) inTime(d time.Duration) {
 	if d <= hedgeMax {
 		p.losses = 0
 	}
