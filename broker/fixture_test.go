@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -98,12 +99,28 @@ func newFixture(t *testing.T, change ...func(*fixture)) *fixture {
 		t.Fatal(err)
 	}
 	f.Broker = b
+	f.observe.wait(f.firstChecks)
 	t.Cleanup(func() {
 		if err := b.Close(context.Background()); err != nil && !errors.Is(err, audit.ErrUnavailable) {
 			t.Errorf("Close: %v", err)
 		}
 	})
 	return f
+}
+
+// firstChecks tells whether each recipient has been checked once. A test that
+// counts calls begins after that: a first check that comes later finds what was
+// wrapped meanwhile, and unwraps it.
+func (f *fixture) firstChecks(counts map[string]int) bool {
+	for _, k := range f.settings.Keys {
+		for _, r := range slices.Concat(k.Recipients, k.FormerRecipients) {
+			kek := strings.Join([]string{"kek", k.Name, r.Backend, r.Key}, " ")
+			if counts[kek+" true"]+counts[kek+" false"] == 0 {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // newKey returns a key whose recipients are written "backend/master key".
@@ -317,15 +334,30 @@ func (k *fakeKMS) up() { k.fail.Store(nil) }
 // observer counts what it is told.
 type observer struct {
 	mu     sync.Mutex
+	more   *sync.Cond // of mu
 	counts map[string]int
 }
 
-func newObserver() *observer { return &observer{counts: map[string]int{}} }
+func newObserver() *observer {
+	o := &observer{counts: map[string]int{}}
+	o.more = sync.NewCond(&o.mu)
+	return o
+}
+
+// wait returns once what it was told is enough.
+func (o *observer) wait(enough func(counts map[string]int) bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for !enough(o.counts) {
+		o.more.Wait()
+	}
+}
 
 func (o *observer) count(parts ...string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.counts[strings.Join(parts, " ")]++
+	o.more.Broadcast()
 }
 
 // of is how often it was told so.
