@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -47,14 +46,20 @@ type rewrapper struct {
 	all    bool
 	dryRun bool
 
-	// made is set for each key once the broker has made an intermediate key for
+	// made has, for each key, whether the broker has made an intermediate key for
 	// it in this run.
-	made sync.Map // key name → *sync.Once
+	made sync.Map // key name → *made
 
 	mu       sync.Mutex
 	count    rewrapped
 	failures int
 	progress *progress
+}
+
+// made is held while the broker is asked to make an intermediate key.
+type made struct {
+	sync.Mutex
+	done bool
 }
 
 // errNotWhole keeps an old wrapped key in place: the new one would have fewer
@@ -108,18 +113,24 @@ func (r *rewrapper) one(ctx context.Context, item wrappedItem) ([]byte, error) {
 }
 
 // prepare has the broker make the intermediate key of a key once, so that its
-// present versions are known. What it wraps for that is thrown away.
-func (r *rewrapper) prepare(ctx context.Context, key string, item wrappedItem) (err error) {
-	once, _ := r.made.LoadOrStore(key, &sync.Once{})
-	once.(*sync.Once).Do(func() {
-		if _, err = r.rewrap(ctx, item); err == nil {
-			err = r.present.refresh(ctx)
-		}
-		if err != nil {
-			r.made.Delete(key)
-		}
-	})
-	return err
+// present versions are known. What it wraps for that is thrown away. If that
+// fails, the next item tries: none may be compared with what is not known yet.
+func (r *rewrapper) prepare(ctx context.Context, key string, item wrappedItem) error {
+	of, _ := r.made.LoadOrStore(key, &made{})
+	m := of.(*made)
+	m.Lock()
+	defer m.Unlock()
+	if m.done {
+		return nil
+	}
+	if _, err := r.rewrap(ctx, item); err != nil {
+		return err
+	}
+	if err := r.present.refresh(ctx); err != nil {
+		return err
+	}
+	m.done = true
+	return nil
 }
 
 // rewrap asks the broker, and again as long as it says that this may help.
@@ -221,11 +232,15 @@ func (r *rewrapper) note(count func(*rewrapped), total int64) {
 func (r *rewrapper) files(ctx context.Context, paths []string, parallel int) error {
 	var found []string
 	var total int64
+	var damaged *damagedError
 	err := walkFiles(ctx, paths, func(path string) error {
 		file, err := readWrappedFile(path)
 		switch {
 		case errors.Is(err, errNoWrappedKey):
 			r.count.Skipped++
+		case errors.As(err, &damaged):
+			total++
+			return r.failed(ctx, path, 1, damaged)
 		case err != nil:
 			return usageError(err)
 		default:
@@ -254,10 +269,6 @@ func (r *rewrapper) file(ctx context.Context, path string, total int64) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	was, err := os.Lstat(path)
-	if err != nil {
-		return usageError(err)
-	}
 	file, err := readWrappedFile(path)
 	if err != nil {
 		return usageError(fmt.Errorf("%s: %w", path, err))
@@ -281,7 +292,7 @@ func (r *rewrapper) file(ctx context.Context, path string, total int64) error {
 	if changed > 0 && !r.dryRun {
 		content, err := file.text(texts)
 		if err == nil {
-			err = replaceFile(path, content, was)
+			err = replaceFile(path, content, file.was)
 		}
 		if err != nil {
 			return r.failed(ctx, path, n, err)
@@ -359,7 +370,7 @@ func readLines(ctx context.Context, in io.Reader) (<-chan []byte, <-chan error) 
 	go func() {
 		defer close(lines)
 		scan := bufio.NewScanner(in)
-		scan.Buffer(make([]byte, 64<<10), 1<<20)
+		scan.Buffer(nil, maxWrappedText)
 		for scan.Scan() {
 			select {
 			case lines <- bytes.Clone(scan.Bytes()):

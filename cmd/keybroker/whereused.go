@@ -27,6 +27,8 @@ type whereUsed struct {
 	WrappedKeys int64          `json:"wrapped_keys"`
 	Files       int64          `json:"files"`
 	Skipped     int64          `json:"files_without_wrapped_keys"`
+	// Damaged files begin like wrapped keys; nothing of them is counted.
+	Damaged int64 `json:"damaged_files"`
 }
 
 func newWhereUsedCommand(env *Env, opts *options) *cobra.Command {
@@ -40,17 +42,19 @@ places where wrapped keys are kept: those wrapped keys, and what they encrypt, a
 lost with it. ` + "`keybroker rewrap --in-place`" + ` gives them the key's present master keys.
 
 Neither the broker nor a KMS is asked, so this counts what the wrapped keys claim,
-of files that this user can read.`,
+of files that this user can read. It fails if a file begins like a wrapped key and
+is none, or holds anything else besides.`,
 		Example: `  keybroker where-used /var/lib/keys
   keybroker where-used -o json /var/lib/keys | jq '.master_keys[] | select(.only_this > 0)'`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			found, err := findUses(cmd.Context(), args)
+			found, err := env.findUses(cmd.Context(), args)
 			if err != nil {
 				return err
 			}
+			damaged := found.damaged()
 			if opts.output == outputJSON {
-				return env.printJSON(found)
+				return errors.Join(env.printJSON(found), damaged)
 			}
 			var t table
 			t.head("KEY", "PROVIDER", "VERSION", "WRAPPED KEYS", "ONLY THIS", "MASTER KEY")
@@ -65,19 +69,33 @@ of files that this user can read.`,
 				return err
 			}
 			fmt.Fprintf(env.Stderr, "wrapped keys: %d, in files: %d; files that hold none: %d\n", found.WrappedKeys, found.Files, found.Skipped)
-			return nil
+			return damaged
 		},
 	}
 }
 
-func findUses(ctx context.Context, paths []string) (*whereUsed, error) {
+// damaged is an error if not all was counted.
+func (w *whereUsed) damaged() error {
+	if w.Damaged == 0 {
+		return nil
+	}
+	return fmt.Errorf("files with wrapped keys that could not all be read, and are not counted: %d", w.Damaged)
+}
+
+func (e *Env) findUses(ctx context.Context, paths []string) (*whereUsed, error) {
 	uses := map[masterKeyUse]*masterKeyUse{} // by its names
+	var damaged *damagedError
 	found := &whereUsed{MasterKeys: []masterKeyUse{}}
 	err := walkFiles(ctx, paths, func(path string) error {
 		file, err := readWrappedFile(path)
 		switch {
 		case errors.Is(err, errNoWrappedKey):
 			found.Skipped++
+			return nil
+		case errors.As(err, &damaged):
+			if found.Damaged++; found.Damaged <= maxShown {
+				fmt.Fprintf(e.Stderr, "%s: %s\n", visible(path), visible(damaged.Error()))
+			}
 			return nil
 		case err != nil:
 			return usageError(err)

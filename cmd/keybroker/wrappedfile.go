@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/base64"
@@ -38,21 +39,41 @@ const (
 // it: it may be a data key.
 var errNoWrappedKey = errors.New("no wrapped key")
 
-// parseWrapped reads one wrapped key.
+// damagedError is about what begins like a wrapped key and is none, or not only:
+// to pass over it could be to lose it. It is never errNoWrappedKey.
+type damagedError struct {
+	line int // 0: the whole
+	err  error
+}
+
+// Error implements error.
+func (e *damagedError) Error() string {
+	if e.line == 0 {
+		return "it begins like a wrapped key and is none: " + e.err.Error()
+	}
+	cause := e.err
+	if of := (*damagedError)(nil); errors.As(cause, &of) {
+		cause = of.err
+	}
+	return fmt.Sprintf("its line %d is no wrapped key, although the file begins like one: %v", e.line, cause)
+}
+
+// parseWrapped reads one wrapped key. Its error is errNoWrappedKey or a
+// *damagedError.
 func parseWrapped(text []byte) (wrappedItem, error) {
 	item := wrappedItem{wrapped: text}
 	switch trimmed := bytes.TrimSpace(text); {
 	case bytes.HasPrefix(text, []byte(envelope.Magic)):
 	case bytes.HasPrefix(trimmed, []byte("{")):
 		item.form = formJSON
-		var known struct {
-			WrappedKey []byte            `json:"wrapped_key"`
-			Context    map[string]string `json:"context"`
-		}
-		if json.Unmarshal(trimmed, &item.members) != nil || json.Unmarshal(trimmed, &known) != nil {
+		if json.Unmarshal(trimmed, &item.members) != nil {
 			return item, errNoWrappedKey
 		}
-		item.wrapped, item.context = known.WrappedKey, known.Context
+		// By their exact names: with writes only those.
+		wrapped, context := item.members["wrapped_key"], item.members["context"]
+		if wrapped == nil || json.Unmarshal(wrapped, &item.wrapped) != nil || context != nil && json.Unmarshal(context, &item.context) != nil {
+			return item, errNoWrappedKey
+		}
 	default:
 		item.form = formBase64
 		decoded, err := base64.StdEncoding.Strict().DecodeString(string(trimmed))
@@ -61,9 +82,12 @@ func parseWrapped(text []byte) (wrappedItem, error) {
 		}
 		item.wrapped = decoded
 	}
+	if !bytes.HasPrefix(item.wrapped, []byte(envelope.Magic)) {
+		return item, errNoWrappedKey
+	}
 	env, err := envelope.Parse(item.wrapped)
 	if err != nil {
-		return item, errNoWrappedKey
+		return item, &damagedError{err: err}
 	}
 	item.env = env
 	return item, nil
@@ -87,75 +111,136 @@ func (i wrappedItem) with(wrapped []byte) ([]byte, error) {
 	}
 }
 
-// maxWrappedFile is the largest file that is read: one with a million wrapped
-// keys, a line each, is larger than most, and fits.
-const maxWrappedFile = 8 << 30
+const (
+	// maxWrappedText is more than one wrapped key takes, with all that may stand
+	// beside it in a JSON object.
+	maxWrappedText = 1 << 20
+	// maxWrappedFile is the largest file that is read: one with a million wrapped
+	// keys, a line each, is larger than most, and fits.
+	maxWrappedFile = 8 << 30
+)
 
 // wrappedFile is a file that holds one wrapped key, or one a line.
 type wrappedFile struct {
-	path  string
 	items []wrappedItem
 	// last is the text after the last item: a newline or nothing.
 	last string
+	// was is the file that was read.
+	was fs.FileInfo
 }
 
 // readWrappedFile reads a file. It returns errNoWrappedKey if that is not what it
-// holds, in every line.
+// holds, and a *damagedError if it holds wrapped keys and something else.
 func readWrappedFile(path string) (*wrappedFile, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = f.Close() }()
-	head := make([]byte, 4096)
-	n, err := io.ReadFull(f, head)
-	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
-		return nil, err
-	}
-	if !couldBeWrapped(head[:n]) {
-		return nil, errNoWrappedKey
-	}
-	rest, err := io.ReadAll(io.LimitReader(f, maxWrappedFile))
+	was, err := f.Stat()
 	if err != nil {
 		return nil, err
 	}
-	return parseWrappedFile(path, append(head[:n], rest...))
+	file, err := parseWrappedFile(f)
+	if err != nil {
+		return nil, err
+	}
+	file.was = was
+	return file, nil
 }
 
 // couldBeWrapped looks at the beginning of a file only, so that a tree with data
-// files in it is walked quickly.
-func couldBeWrapped(head []byte) bool {
-	if bytes.HasPrefix(head, []byte(envelope.Magic)) {
-		return true
-	}
+// files in it is walked quickly. For sure tells that nothing else begins so.
+func couldBeWrapped(head []byte) (could, forSure bool) {
 	first := bytes.TrimSpace(head)
 	start := base64.StdEncoding.EncodeToString([]byte(envelope.Magic))
 	// The last character of it depends on what comes after the magic.
-	return bytes.HasPrefix(first, []byte("{")) || bytes.HasPrefix(first, []byte(strings.TrimRight(start, "=")[:len(envelope.Magic)*8/6]))
+	start = strings.TrimRight(start, "=")[:len(envelope.Magic)*8/6]
+	if bytes.HasPrefix(head, []byte(envelope.Magic)) || bytes.HasPrefix(first, []byte(start)) {
+		return true, true
+	}
+	return bytes.HasPrefix(first, []byte("{")), false
 }
 
-func parseWrappedFile(path string, text []byte) (*wrappedFile, error) {
-	file := &wrappedFile{path: path}
-	if bytes.HasPrefix(text, []byte(envelope.Magic)) {
-		item, err := parseWrapped(text)
-		if err != nil {
-			return nil, err
-		}
+// parseWrappedFile reads what a file holds. It keeps nothing but wrapped keys: a
+// data file is left at the first line that is none.
+func parseWrappedFile(r io.Reader) (*wrappedFile, error) {
+	in := bufio.NewReader(r)
+	head, err := in.Peek(in.Size())
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	could, forSure := couldBeWrapped(head)
+	if !could {
+		return nil, errNoWrappedKey
+	}
+	text, err := io.ReadAll(io.LimitReader(in, maxWrappedText))
+	if err != nil {
+		return nil, err
+	}
+	file := &wrappedFile{}
+	// One, perhaps on several lines.
+	item, one := parseWrapped(text)
+	if one == nil && len(text) < maxWrappedText {
 		file.items = []wrappedItem{item}
+		if item.form != formRaw && bytes.HasSuffix(text, []byte("\n")) {
+			file.last = "\n"
+		}
 		return file, nil
 	}
-	if bytes.HasSuffix(text, []byte("\n")) {
-		file.last = "\n"
-		text = text[:len(text)-1]
+	var damaged *damagedError
+	if bytes.HasPrefix(text, []byte(envelope.Magic)) {
+		return nil, one
 	}
-	for line := range bytes.SplitSeq(text, []byte("\n")) {
-		item, err := parseWrapped(line)
-		if err != nil || item.form == formRaw {
-			return nil, errNoWrappedKey
+
+	lines := bufio.NewScanner(io.MultiReader(bytes.NewReader(text), in))
+	lines.Buffer(nil, maxWrappedText)
+	lines.Split(wholeLines)
+	var size int64
+	for lines.Scan() {
+		line, ended := bytes.CutSuffix(lines.Bytes(), []byte("\n"))
+		if file.last = ""; ended {
+			file.last = "\n"
 		}
-		file.items = append(file.items, item)
+		item, err := parseWrapped(bytes.Clone(line))
+		if err == nil && item.form == formRaw {
+			err = errNoWrappedKey
+		}
+		if size += int64(len(lines.Bytes())); err == nil && size > maxWrappedFile {
+			err = errors.New("the file is too large; give its lines to --lines")
+		}
+		switch {
+		case err == nil:
+			file.items = append(file.items, item)
+		case forSure || len(file.items) > 0:
+			return nil, &damagedError{len(file.items) + 1, err}
+		case errors.As(one, &damaged):
+			return nil, one
+		default:
+			return nil, err
+		}
+	}
+	switch err := lines.Err(); {
+	case errors.Is(err, bufio.ErrTooLong) && !forSure && len(file.items) == 0:
+		return nil, errNoWrappedKey
+	case errors.Is(err, bufio.ErrTooLong):
+		return nil, &damagedError{len(file.items) + 1, err}
+	case err != nil:
+		return nil, err
 	}
 	return file, nil
+}
+
+// wholeLines splits after each newline, which it leaves in place.
+func wholeLines(data []byte, atEOF bool) (advance int, line []byte, err error) {
+	end := bytes.IndexByte(data, '\n') + 1
+	if end == 0 && atEOF {
+		end = len(data)
+	}
+	if end == 0 {
+		return 0, nil, nil
+	}
+	return end, data[:end], nil
 }
 
 // text returns the file's content, with other wrapped keys in it: one an item.
@@ -176,9 +261,24 @@ func (f *wrappedFile) text(wrapped [][]byte) ([]byte, error) {
 }
 
 // walkFiles calls f for each regular file that paths name or that is under them,
-// in order. Symbolic links within directories are not followed, and hidden files
-// there are left out: they may be half-written.
+// in order, and once. Symbolic links within directories are not followed, and
+// hidden files there are left out: they may be half-written.
 func walkFiles(ctx context.Context, paths []string, f func(path string) error) error {
+	met := map[string]bool{} // paths may overlap
+	return walk(ctx, paths, func(path string) error {
+		whole, err := filepath.Abs(path)
+		if err != nil {
+			return usageError(err)
+		}
+		if met[whole] {
+			return nil
+		}
+		met[whole] = true
+		return f(path)
+	})
+}
+
+func walk(ctx context.Context, paths []string, f func(path string) error) error {
 	for _, root := range paths {
 		err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
 			switch {
@@ -200,7 +300,7 @@ func walkFiles(ctx context.Context, paths []string, f func(path string) error) e
 				if err != nil {
 					return usageError(err)
 				}
-				return walkFiles(ctx, []string{target}, f)
+				return walk(ctx, []string{target}, f)
 			default:
 				return nil
 			}
