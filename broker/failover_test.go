@@ -319,6 +319,10 @@ func TestRefusalDuringARace(t *testing.T) {
 		if n := f.two.unwraps.Load() - asked; n != 2 {
 			t.Errorf("two was asked %d times, want 2: its first answer was to a call from before the refusal", n)
 		}
+		f.purgeAll()
+		if n := f.cachedKeys(); n != 0 {
+			t.Errorf("%d keys are in locked memory after a purge: what is not used is not wiped", n)
+		}
 	})
 	t.Run("what is cached is gone at once", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
@@ -328,7 +332,17 @@ func TestRefusalDuringARace(t *testing.T) {
 			f.one.failUnwrap.Store(backends.Errorf(backends.Disabled, "unwrap", "a", "as the test asked"))
 			f.two.hang()
 			f.three.hang()
-			_, err := f.unwrap(f.wrapped, nil)
+			var err error
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				_, err = f.unwrap(f.wrapped, nil)
+			}()
+			synctest.Wait()
+			if n := f.cachedKeys(); n != 0 {
+				t.Errorf("%d keys are kept while the others are asked", n)
+			}
+			<-done
 			wantReason(t, err, broker.BackendUnavailable) // not stale, although the others are unreachable
 			if used := f.arena.Stats().UsedSlots; used != 0 {
 				t.Errorf("%d keys are kept after the refusal", used)
@@ -350,5 +364,160 @@ func TestStaleWhileEveryBreakerIsOpen(t *testing.T) {
 				t.Fatalf("source %v, error %v", u.Source, err)
 			}
 		}
+	})
+}
+
+func TestHedgeThatFailsIsFollowedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newThreeKMS(t)
+		f.one.hang()
+		f.two.down(backends.Unavailable)
+		if took := f.opens(); took != 300*time.Millisecond {
+			t.Errorf("it took %v, want one wait: the second failed at once", took)
+		}
+	})
+}
+
+func TestHedgeIsBoundedAbove(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newThreeKMS(t)
+		f.one.delay.Store(int64(2 * time.Second))
+		f.two.hang()
+		f.three.hang()
+		for range 40 {
+			f.opens()
+		}
+		f.two.delay.Store(0)
+		if took := f.opens(); took != time.Second {
+			t.Errorf("it took %v, want a second", took)
+		}
+	})
+}
+
+// stale has the intermediate key of f.wrapped cached and past its ttl.
+func (f *threeKMS) stale() {
+	f.t.Helper()
+	f.opens()
+	time.Sleep(time.Hour + time.Minute)
+	synctest.Wait()
+}
+
+func TestKnownIntermediateKey(t *testing.T) {
+	t.Run("a KMS that gives another key is not believed", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			f := newThreeKMS(t)
+			f.stale()
+			other := func(context.Context, []byte) ([]byte, error) { return bytes.Repeat([]byte{1}, 32), nil }
+			f.one.onUnwrap.Store(&other)
+			u, err := f.unwrap(f.wrapped, nil)
+			if err != nil || !bytes.Equal(u.Plaintext.Bytes(), f.dek) || u.Source != cache.Loaded {
+				t.Errorf("source %v, error %v", u.Source, err)
+			}
+		})
+	})
+	t.Run("a refusal that is not confirmed is none", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			f := newThreeKMS(t)
+			f.stale()
+			f.two.hang()
+			f.three.hang()
+			first := true
+			once := func(_ context.Context, ik []byte) ([]byte, error) {
+				if first {
+					first = false
+					return nil, backends.Errorf(backends.Denied, "unwrap", "a", "as the test asked")
+				}
+				return ik, nil
+			}
+			f.one.onUnwrap.Store(&once)
+			if _, err := f.unwrap(f.wrapped, nil); err != nil {
+				t.Error(explain(err))
+			}
+		})
+	})
+	t.Run("one that it does not open any more is refused", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			f := newThreeKMS(t)
+			f.stale()
+			f.one.failUnwrap.Store(backends.Errorf(backends.InvalidCiphertext, "unwrap", "a", "as the test asked"))
+			f.two.down(backends.Unavailable)
+			f.three.down(backends.Unavailable)
+			_, err := f.unwrap(f.wrapped, nil)
+			wantReason(t, err, broker.BackendUnavailable) // not stale
+			if n := f.cachedKeys(); n != 0 {
+				t.Errorf("%d keys are kept", n)
+			}
+		})
+	})
+}
+
+func TestBreakerIsClosedByACheck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newThreeKMS(t, checked)
+		f.one.down(backends.Unavailable)
+		for range 5 {
+			f.opens()
+		}
+		closed := f.observe.of("breaker", "one", "closed")
+		f.one.up()
+		time.Sleep(12 * time.Second) // nobody calls
+		synctest.Wait()
+		if f.observe.of("breaker", "one", "closed") != closed+1 {
+			t.Error("it is open, although a check was answered")
+		}
+	})
+}
+
+// The call that tries a backend again may be overtaken by the next recipient.
+func TestBreakerTriesAgainAfterALostRace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newThreeKMS(t, checked)
+		f.one.down(backends.Unavailable)
+		for range 5 {
+			f.opens()
+		}
+		f.one.up()
+		f.one.hang()
+		time.Sleep(1500 * time.Millisecond)
+		f.opens()
+		f.one.delay.Store(0)
+		time.Sleep(1500 * time.Millisecond)
+		asked := f.one.unwraps.Load()
+		if f.opens(); f.one.unwraps.Load() != asked+1 {
+			t.Error("it is not tried again")
+		}
+	})
+}
+
+func TestBreakerAndCallsThatAreGivenUp(t *testing.T) {
+	t.Run("a caller's impatience does not open it", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			f := newThreeKMS(t, checked)
+			f.one.hang()
+			f.purgeAll()
+			for range 10 {
+				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+				_, err := f.Unwrap(ctx, by(uidTiKV), broker.UnwrapRequest{WrappedKey: f.wrapped})
+				cancel()
+				wantReason(t, err, broker.Deadline)
+			}
+			synctest.Wait()
+			if f.observe.of("breaker", "one", "open") != 0 {
+				t.Error("it opened")
+			}
+		})
+	})
+	t.Run("that a recipient keeps the others waiting does", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			f := newThreeKMS(t, func(f *fixture) { f.settings.Keys[0].MinRecipients = 1 })
+			f.two.hang()
+			for range 6 {
+				f.purgeAll()
+				f.generate(uidTiKV, "tikv", nil)
+			}
+			if f.observe.of("breaker", "two", "open") == 0 {
+				t.Error("it did not open")
+			}
+		})
 	})
 }

@@ -367,3 +367,110 @@ func TestOutageIsCheckedAtItsPace(t *testing.T) {
 		}
 	})
 }
+
+// A refusal wipes what the version opened, or the master key, or the recipient for
+// this key: not more, and not less.
+func TestScopeOfARefusal(t *testing.T) {
+	t.Run("of a version, and then of the master key", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			f := newThreeKMS(t, checked)
+			f.one.rotate("2")
+			f.purgeAll()
+			f.generate(uidTiKV, "tikv", nil) // with version 2
+			if _, err := f.unwrap(f.wrapped, nil); err != nil {
+				t.Fatal(explain(err)) // with version 1
+			}
+			f.one.rotate("3")
+			f.one.disabled.Store("2", true)
+			time.Sleep(checkEvery)
+			synctest.Wait()
+			if n := f.cachedKeys(); n != 1 {
+				t.Fatalf("%d intermediate keys are cached, want the one that version 1 opened", n)
+			}
+			f.one.failUnwrap.Store(backends.Errorf(backends.Disabled, "unwrap", "a", "as the test asked"))
+			time.Sleep(checkEvery)
+			synctest.Wait()
+			if n := f.cachedKeys(); n != 0 {
+				t.Errorf("%d intermediate keys that the master key opened are cached", n)
+			}
+		})
+	})
+	t.Run("for one key", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			f := newThreeKMS(t, checked, func(f *fixture) {
+				f.settings.Keys = append(f.settings.Keys, newKey("other", "one/a")) // checked in an hour
+			})
+			f.generate(uidOther, "other", nil)
+			f.one.failUnwrap.Store(backends.Errorf(backends.Denied, "unwrap", "a", "as the test asked"))
+			time.Sleep(checkEvery)
+			synctest.Wait()
+			if n := f.cachedKeys(); n != 1 {
+				t.Errorf("%d intermediate keys are cached, want that of the other key", n)
+			}
+		})
+	})
+}
+
+func TestCheckDoesNotBelieveAnotherKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newThreeKMS(t, checked)
+		other := func(_ context.Context, ik []byte) ([]byte, error) { return make([]byte, len(ik)), nil }
+		f.one.onUnwrap.Store(&other)
+		time.Sleep(checkEvery)
+		synctest.Wait()
+		if infos, err := f.ListKeys(t.Context(), by(uidOps)); err != nil || infos[0].State != broker.KeyDegraded {
+			t.Errorf("state %v, %v", infos, err)
+		}
+	})
+}
+
+func TestWhatWorksIsCheckedSeldom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newThreeKMS(t, checked)
+		asked := f.one.unwraps.Load()
+		time.Sleep(2*checkEvery + time.Second)
+		synctest.Wait()
+		if n := f.one.unwraps.Load() - asked; n != 2 {
+			t.Errorf("%d checks in two intervals", n)
+		}
+	})
+}
+
+// What one key's calls show of a backend is found out for the others at once.
+func TestNewsOfABackend(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newThreeKMS(t, checked, func(f *fixture) {
+			f.settings.Keys = append(f.settings.Keys, newKey("unused", "one/b")) // checked in an hour
+		})
+		f.one.down(backends.Unavailable)
+		f.opens()
+		time.Sleep(1100 * time.Millisecond)
+		synctest.Wait()
+		if f.observe.of("kek", "unused", "one", "b", "false") != 1 {
+			t.Error("that it is down is not found")
+		}
+		works := f.observe.of("kek", "unused", "one", "b", "true")
+		f.one.up()
+		f.opens()
+		time.Sleep(1100 * time.Millisecond)
+		synctest.Wait()
+		if f.observe.of("kek", "unused", "one", "b", "true") != works+1 {
+			t.Error("that it is back is not found")
+		}
+	})
+}
+
+func TestNothingIsHealedInAnOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newThreeKMS(t, checked, func(f *fixture) { f.settings.Keys[0].MinRecipients = 1 })
+		f.two.down(backends.Unavailable)
+		f.purgeAll()
+		f.generate(uidTiKV, "tikv", nil)
+		before := f.one.wraps.Load()
+		time.Sleep(checkEvery / 2)
+		synctest.Wait()
+		if n := f.one.wraps.Load() - before; n != 0 {
+			t.Errorf("%d attempts to heal while a recipient is down", n)
+		}
+	})
+}

@@ -106,3 +106,13 @@ func TestMasterKeyThatCannotServe(t *testing.T) {
 		})
 	}
 }
+
+// A clock that was set back must not lengthen an intermediate key's life.
+func TestIntermediateKeyFromTheFuture(t *testing.T) {
+	f := newFixture(t)
+	_, first := f.generate(uidTiKV, "tikv", nil)
+	f.now.Advance(-time.Hour)
+	if _, next := f.generate(uidTiKV, "tikv", nil); f.partOf(next) == f.partOf(first) {
+		t.Error("it is used")
+	}
+}
