@@ -521,3 +521,21 @@ func TestBreakerAndCallsThatAreGivenUp(t *testing.T) {
 		})
 	})
 }
+
+// Who was asked after the one that won has lost no race.
+func TestHedgeThatIsNotNeededIsNotSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newThreeKMS(t)
+		f.one.delay.Store(int64(400 * time.Millisecond))
+		f.two.hang()
+		f.opens()
+		f.opens()
+		f.one.down(backends.Unavailable)
+		f.one.delay.Store(0)
+		f.two.delay.Store(0)
+		asked := f.two.unwraps.Load()
+		if f.opens(); f.two.unwraps.Load() != asked+1 {
+			t.Error("it is asked last")
+		}
+	})
+}
