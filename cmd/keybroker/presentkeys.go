@@ -58,6 +58,13 @@ func (p *presentKeys) of(key string) ([]*keybrokerv1.Recipient, error) {
 	return recipients, nil
 }
 
+// versioned tells whether the present version of each of the key's master keys is
+// known.
+func (p *presentKeys) versioned(key string) bool {
+	recipients, err := p.of(key)
+	return err == nil && !slices.ContainsFunc(recipients, func(r *keybrokerv1.Recipient) bool { return r.KeyVersion == "" })
+}
+
 // recipients are those of a wrapped key, with what the broker knows of them.
 func (p *presentKeys) recipients(ctx context.Context, wrapped []byte, env *envelope.Envelope) ([]*keybrokerv1.Recipient, error) {
 	id := env.IK().ID()

@@ -114,7 +114,8 @@ func (r *rewrapper) one(ctx context.Context, item wrappedItem) ([]byte, error) {
 
 // prepare has the broker make the intermediate key of a key once, so that its
 // present versions are known. What it wraps for that is thrown away. If that
-// fails, the next item tries: none may be compared with what is not known yet.
+// fails, the next item tries: none may be compared with what is not known yet. An
+// item that does not open may be whole nevertheless, if versions are known.
 func (r *rewrapper) prepare(ctx context.Context, key string, item wrappedItem) error {
 	of, _ := r.made.LoadOrStore(key, &made{})
 	m := of.(*made)
@@ -124,6 +125,9 @@ func (r *rewrapper) prepare(ctx context.Context, key string, item wrappedItem) e
 		return nil
 	}
 	if _, err := r.rewrap(ctx, item); err != nil {
+		if !hopeless(err) && ctx.Err() == nil && r.present.versioned(key) {
+			return nil
+		}
 		return err
 	}
 	if err := r.present.refresh(ctx); err != nil {
