@@ -10,6 +10,7 @@ import (
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/broker"
+	"github.com/keybroker/keybroker/broker/envelope"
 	"github.com/keybroker/keybroker/cache"
 )
 
@@ -536,6 +537,34 @@ func TestHedgeThatIsNotNeededIsNotSlow(t *testing.T) {
 		asked := f.two.unwraps.Load()
 		if f.opens(); f.two.unwraps.Load() != asked+1 {
 			t.Error("it is asked last")
+		}
+	})
+}
+
+// TestOneCallForEachRecipient: what an envelope claims does not multiply calls.
+func TestOneCallForEachRecipient(t *testing.T) {
+	f := newFixture(t)
+	same := envelope.Recipient{Provider: "fake", Reference: f.one.ref("a"), Version: "1", Binding: backends.BindingAAD, Wrapped: []byte("none")}
+	forged := forge(t, "tikv", same, same, same, same, same, same, same, same)
+	_, err := f.unwrap(forged, nil)
+	wantReason(t, err, broker.InvalidEnvelope)
+	if n := f.one.unwraps.Load(); n != 1 {
+		t.Errorf("its KMS was asked %d times", n)
+	}
+}
+
+// TestKMSThatLiesPurgesNothing: an intermediate key that was opened before is not
+// given up because one KMS now returns another.
+func TestKMSThatLiesPurgesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newThreeKMS(t)
+		other := func(context.Context, []byte) ([]byte, error) { return bytes.Repeat([]byte{1}, 32), nil }
+		for _, k := range []*fakeKMS{f.one, f.two, f.three} {
+			k.onUnwrap.Store(&other)
+		}
+		time.Sleep(time.Hour)
+		if u, err := f.unwrap(f.wrapped, nil); err != nil || u.Source != cache.Stale {
+			t.Errorf("source %v, error %v", u.Source, err)
 		}
 	})
 }

@@ -186,9 +186,9 @@ func (b *Broker) attempt(ctx context.Context, k *key, r recipient, part *envelop
 		case !listed:
 			continue
 		}
-		if held, err = b.openWith(ctx, k, r, wrap, part, known); err == nil {
-			return held, nil
-		}
+		// One wrap for each recipient: an envelope that names one eight times is no
+		// reason to ask its KMS eight times.
+		return b.openWith(ctx, k, r, wrap, part, known)
 	}
 	return nil, err
 }
@@ -209,7 +209,12 @@ func (b *Broker) openWith(ctx context.Context, k *key, r recipient, wrap envelop
 	}
 	defer clear(ik)
 	if err := part.Verify(ik); err != nil {
-		return nil, backends.Errorf(backends.InvalidCiphertext, "unwrap", r.Key, "what the KMS returned is not the key that the envelope commits to: %v", err)
+		class := backends.InvalidCiphertext
+		if known {
+			// The envelope is well, since it has been opened before: the KMS is not.
+			class = backends.Internal
+		}
+		return nil, backends.Errorf(class, "unwrap", r.Key, "what the KMS returned is not the key that the envelope commits to: %v", err)
 	}
 	held, err := b.arena.New(ik)
 	if err != nil {

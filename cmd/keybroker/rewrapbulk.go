@@ -75,9 +75,7 @@ func (r *rewrapper) one(ctx context.Context, item wrappedItem) ([]byte, error) {
 		target = r.key
 	}
 	if !r.dryRun {
-		// An item that does not open may still be where it belongs; the next one
-		// is tried for the key.
-		if err := r.prepare(ctx, target, item); err != nil && (ctx.Err() != nil || hopeless(err)) {
+		if err := r.prepare(ctx, target, item); err != nil {
 			return nil, err
 		}
 	}

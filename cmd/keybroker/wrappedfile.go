@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/keybroker/keybroker/broker/envelope"
@@ -107,6 +108,9 @@ func (i wrappedItem) with(wrapped []byte) ([]byte, error) {
 			return nil, err
 		}
 		i.members["wrapped_key"] = value
+		if env, err := envelope.Parse(wrapped); err == nil && i.members["key_name"] != nil {
+			i.members["key_name"] = json.RawMessage(strconv.Quote(env.IK().KeyName())) // it may be another now
+		}
 		return json.Marshal(i.members)
 	}
 }
