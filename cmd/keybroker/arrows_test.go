@@ -36,6 +36,7 @@ func arrows() map[string][]string {
 		"internal/doctor":         {"internal/secret"},
 		"internal/secret":         {},
 		"internal/telemetry":      {"broker"},
+		"internal/tikv":           {"internal/secret"},
 		"proto/keybroker/v1":      {},
 	}
 }
@@ -46,8 +47,8 @@ func outward() map[string][]string {
 	return map[string][]string{
 		// Cloud KMS is asked by gRPC.
 		"google.golang.org/grpc": {"broker/grpcapi", "proto/keybroker/v1", "backends/gcpkms", "backends/gcpkms/gcptest", "cmd/keybroker"},
-		// client_golang's, too.
-		"google.golang.org/protobuf": {"broker/grpcapi", "proto/keybroker/v1", "backends/gcpkms", "backends/gcpkms/gcptest", "cmd/keybroker", "internal/telemetry", "broker/admin"},
+		// client_golang's, too, and key.dict has one message of it.
+		"google.golang.org/protobuf": {"broker/grpcapi", "proto/keybroker/v1", "backends/gcpkms", "backends/gcpkms/gcptest", "cmd/keybroker", "internal/telemetry", "internal/tikv", "broker/admin"},
 		// Vault and AWS KMS are asked by it, and Google for tokens; gRPC has it, too.
 		"net/http":                            {"broker/grpcapi", "broker/admin", "backends/vault", "backends/awskms", "backends/gcpkms", "backends/gcpkms/gcptest", "internal/telemetry", "proto/keybroker/v1", "cmd/keybroker"},
 		"github.com/aws":                      {"backends/awskms", "cmd/keybroker"},
@@ -57,6 +58,7 @@ func outward() map[string][]string {
 		"filippo.io/age":                      {"backends/file/backup", "cmd/keybroker"},
 		"github.com/prometheus/client_golang": {"broker/admin", "internal/telemetry", "cmd/keybroker"},
 		"go.yaml.in/yaml/v4":                  {"internal/config", "cmd/keybroker"},
+		"github.com/pelletier/go-toml":        {"internal/tikv", "cmd/keybroker"},
 		"github.com/spf13/cobra":              {"cmd/keybroker"},
 		"testing":                             {"backends/backendtest", "backends/gcpkms/gcptest"},
 	}
