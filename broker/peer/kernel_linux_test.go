@@ -92,10 +92,10 @@ func TestOverflowIDs(t *testing.T) {
 		kernel   kernel
 		uid, gid bool
 	}{
-		"other ids":   {kernel{own + 1, ownGroup + 1, peerPidfd}, false, false},
-		"this uid":    {kernel{own, ownGroup + 1, peerPidfd}, true, false},
-		"this gid":    {kernel{own + 1, ownGroup, peerPidfd}, false, true},
-		"both of us":  {kernel{own, ownGroup, peerPidfd}, true, true},
+		"other ids":   {kernel{overflowUID: own + 1, overflowGID: ownGroup + 1, peerPidfd: peerPidfd}, false, false},
+		"this uid":    {kernel{overflowUID: own, overflowGID: ownGroup + 1, peerPidfd: peerPidfd}, true, false},
+		"this gid":    {kernel{overflowUID: own + 1, overflowGID: ownGroup, peerPidfd: peerPidfd}, false, true},
+		"both of us":  {kernel{overflowUID: own, overflowGID: ownGroup, peerPidfd: peerPidfd}, true, true},
 		"the default": {newKernel(), own == 65534, ownGroup == 65534},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -55,7 +55,8 @@ func tryPlay(t *testing.T, change func(*exec.Cmd), role string, args ...string) 
 	t.Helper()
 	// Another user may not be able to reach the binary by its path.
 	p := &process{t: t, cmd: exec.Command("/proc/self/exe", args...)}
-	p.cmd.Env = append(os.Environ(), roleEnv+"="+role)
+	// The race detector waits a second at the end, for what no other thread does.
+	p.cmd.Env = append(os.Environ(), roleEnv+"="+role, "GORACE=atexit_sleep_ms=0")
 	p.cmd.Dir = "/"
 	p.cmd.Stderr = &p.stderr
 	if change != nil {

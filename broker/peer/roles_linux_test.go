@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,6 +28,10 @@ import (
 // roles are what other processes do in these tests.
 var roles = map[string]func(args []string) error{
 	"connect":   roleConnect,
+	"tcp":       roleTCP,
+	"tcp-drop":  roleTCPDrop,
+	"subset":    roleSubset,
+	"hasty":     roleHasty,
 	"drop":      roleDrop,
 	"effective": roleEffective,
 	"pass":      rolePass,
@@ -62,6 +67,126 @@ func roleConnect(args []string) error {
 	}
 	fmt.Println("connected")
 	return untilEnd()
+}
+
+// dialTCP connects to an address by a socket of IPv4, or by one of IPv6, which can
+// speak IPv4, too. The socket is the process's own until it ends.
+func dialTCP(family, address string) (fd int, err error) {
+	to, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return -1, err
+	}
+	domain, sockaddr := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()})
+	if family == "4" {
+		domain, sockaddr = unix.AF_INET, &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}
+	}
+	if fd, err = unix.Socket(domain, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err != nil {
+		return -1, err
+	}
+	return fd, unix.Connect(fd, sockaddr)
+}
+
+// roleTCP connects to ADDRESS by sockets of FAMILY N times, and exits at the end
+// of its input.
+func roleTCP(args []string) error {
+	n, err := strconv.Atoi(args[2])
+	if err != nil {
+		return err
+	}
+	for range n {
+		if _, err := dialTCP(args[0], args[1]); err != nil {
+			return err
+		}
+	}
+	fmt.Println("connected")
+	return untilEnd()
+}
+
+// roleTCPDrop connects to ADDRESS and then becomes UID and GID for good.
+func roleTCPDrop(args []string) error {
+	if _, err := dialTCP("4", args[0]); err != nil {
+		return err
+	}
+	uid, gid, err := twoInts(args[1:])
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(syscall.Setgroups(nil), syscall.Setgid(gid), syscall.Setuid(uid)); err != nil {
+		return err
+	}
+	fmt.Println("dropped")
+	return untilEnd()
+}
+
+// roleHasty connects to itself and closes at once, many times. It is not root, so
+// nobody who connects is.
+func roleHasty([]string) error {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	local := peer.LocalTCP(l, peer.Options{})
+	const n = 300
+	done := make(chan error, 1)
+	go func() {
+		for range n {
+			fd, err := dialTCP("4", l.Addr().String())
+			if err := errors.Join(err, unix.Close(fd)); err != nil {
+				done <- err
+				return
+			}
+		}
+		done <- nil
+	}()
+	for range n {
+		conn, err := local.Accept()
+		if err != nil {
+			return err
+		}
+		if id := peer.TCPIdentity(conn); id.UIDKnown && id.UID != uint32(os.Geteuid()) {
+			return fmt.Errorf("the caller is %v", id)
+		}
+		if err := conn.Close(); err != nil {
+			return err
+		}
+	}
+	if err := errors.Join(<-done, local.Close()); err != nil {
+		return err
+	}
+	fmt.Println("well")
+	return untilEnd()
+}
+
+// roleSubset has a /proc as a unit with ProcSubset=pid has it, and accepts a
+// connection of its own.
+func roleSubset([]string) error {
+	err := unix.Mount("none", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
+	if err == nil {
+		err = unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "subset=pid,hidepid=invisible")
+	}
+	if err != nil {
+		fmt.Println("mount:", err)
+		return untilEnd()
+	}
+	if _, err := os.Stat("/proc/sys"); !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("/proc/sys is there: %w", err)
+	}
+	fmt.Println("mounted")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	local := peer.LocalTCP(l, peer.Options{})
+	if _, err := dialTCP("4", l.Addr().String()); err != nil {
+		return err
+	}
+	conn, err := local.Accept()
+	if err != nil {
+		return err
+	}
+	id := peer.TCPIdentity(conn)
+	fmt.Println(id.UID, id.UIDKnown)
+	return errors.Join(conn.Close(), local.Close(), untilEnd())
 }
 
 // roleDrop connects to PATH and then becomes UID and GID for good.

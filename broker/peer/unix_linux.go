@@ -3,6 +3,7 @@ package peer
 import (
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"net"
 	"os"
@@ -34,13 +35,18 @@ type kernel struct {
 	overflowUID, overflowGID uint32
 	// peerPidfd is getsockopt(2) with SO_PEERPIDFD. Tests put other kernels here.
 	peerPidfd func(fd int) (int, error)
+	// openTable opens a table of TCP sockets (/proc/net). Tests put others here.
+	openTable func(name string) (io.ReadCloser, error)
 }
+
+func (k kernel) isOverflowUID(uid uint32) bool { return uid == overflowID || uid == k.overflowUID }
 
 func newKernel() kernel {
 	return kernel{
 		overflowUID: sysctlID("/proc/sys/kernel/overflowuid"),
 		overflowGID: sysctlID("/proc/sys/kernel/overflowgid"),
 		peerPidfd:   peerPidfd,
+		openTable:   openTable,
 	}
 }
 
@@ -86,7 +92,7 @@ func (k kernel) identifySocket(fd int) (Identity, *pidfd, error) {
 	}
 	id := Identity{
 		Network: Unix, UID: cred.Uid, GID: cred.Gid, PID: cred.Pid,
-		UIDOverflow: cred.Uid == overflowID || cred.Uid == k.overflowUID,
+		UIDOverflow: k.isOverflowUID(cred.Uid),
 		GIDOverflow: cred.Gid == overflowID || cred.Gid == k.overflowGID,
 	}
 	groups, err := peerGroups(fd)
