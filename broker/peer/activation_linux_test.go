@@ -74,6 +74,48 @@ func TestActivated(t *testing.T) {
 	}
 }
 
+// A TCP socket comes with the uids of those who connect.
+func TestActivatedTCP(t *testing.T) {
+	for name, tc := range map[string]struct {
+		domain  int
+		at      unix.Sockaddr
+		network string
+	}{
+		"IPv4": {unix.AF_INET, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}, "tcp4"},
+		"IPv6": {unix.AF_INET6, &unix.SockaddrInet6{Addr: [16]byte{15: 1}}, "tcp6"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(publicDir(t), "s")
+			grpc := socket(t, unix.AF_UNIX, unix.SOCK_STREAM, &unix.SockaddrUnix{Name: path}, true)
+			aws := socket(t, tc.domain, unix.SOCK_STREAM, tc.at, true)
+			l, err := net.FileListener(aws) // of which the address is asked
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			p := play(t, systemd([]*os.File{grpc, aws}, "LISTEN_PID=self", "LISTEN_FDS=2", "LISTEN_FDNAMES=grpc:aws_kms"), "activated", "grpc", "tcp:aws_kms")
+			p.expect("sockets 2")
+			if err := connect(path); err != nil {
+				t.Fatal(err)
+			}
+			p.line()
+			conn, err := net.Dial(tc.network, l.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			p.expect(fmt.Sprintf("aws_kms %s %d true", l.Addr(), os.Geteuid()))
+			p.end()
+			// The socket is systemd's: it listens while no broker runs.
+			again, err := net.Dial(tc.network, l.Addr().String())
+			if err != nil {
+				t.Fatalf("the socket after the broker's end: %v", err)
+			}
+			again.Close()
+		})
+	}
+}
+
 func TestNotActivated(t *testing.T) {
 	for name, env := range map[string][]string{
 		"by hand":                 nil,
@@ -93,6 +135,9 @@ func TestActivatedRefuses(t *testing.T) {
 	good := func(t *testing.T) *os.File {
 		return socket(t, unix.AF_UNIX, unix.SOCK_STREAM, &unix.SockaddrUnix{Name: filepath.Join(publicDir(t), "s")}, true)
 	}
+	tcp := func(t *testing.T) *os.File {
+		return socket(t, unix.AF_INET, unix.SOCK_STREAM, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}, true)
+	}
 	for name, tc := range map[string]struct {
 		sockets func(t *testing.T) []*os.File
 		names   string
@@ -103,9 +148,15 @@ func TestActivatedRefuses(t *testing.T) {
 		"no name":       {sockets: files(good), says: []string{"FileDescriptorName", `"grpc"`}},
 		"two of a name": {sockets: files(good, good), names: "grpc:grpc", says: []string{"more than one", `"grpc"`}},
 		"the second":    {sockets: files(good, good), names: "grpc:admin", says: []string{`"admin"`}},
-		"TCP": {names: "grpc", says: []string{`"grpc"`, "no unix stream socket"}, sockets: files(func(t *testing.T) *os.File {
-			return socket(t, unix.AF_INET, unix.SOCK_STREAM, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}, true)
+		"TCP":           {names: "grpc", says: []string{`"grpc"`, "no unix stream socket"}, sockets: files(tcp)},
+		"unix for TCP":  {names: "aws_kms", says: []string{`"aws_kms"`, "no TCP socket"}, sockets: files(good)},
+		"UDP for TCP": {names: "aws_kms", says: []string{`"aws_kms"`, "no TCP socket"}, sockets: files(func(t *testing.T) *os.File {
+			return socket(t, unix.AF_INET, unix.SOCK_DGRAM, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}, false)
 		})},
+		"TCP that is only bound": {names: "aws_kms", says: []string{`"aws_kms"`, "Accept=no"}, sockets: files(func(t *testing.T) *os.File {
+			return socket(t, unix.AF_INET6, unix.SOCK_STREAM, &unix.SockaddrInet6{Addr: [16]byte{15: 1}}, false)
+		})},
+		"two of a name, of TCP": {names: "aws_kms:aws_kms", says: []string{"more than one", `"aws_kms"`}, sockets: files(tcp, tcp)},
 		"UDP": {names: "grpc", says: []string{`"grpc"`, "no unix stream socket"}, sockets: files(func(t *testing.T) *os.File {
 			return socket(t, unix.AF_INET, unix.SOCK_DGRAM, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}, false)
 		})},
@@ -151,7 +202,7 @@ func TestActivatedRefuses(t *testing.T) {
 			if tc.names != "" {
 				env = append(env, "LISTEN_FDNAMES="+tc.names)
 			}
-			p := play(t, systemd(sockets, env...), "activated", "grpc")
+			p := play(t, systemd(sockets, env...), "activated", "grpc", "tcp:aws_kms")
 			said, isError := strings.CutPrefix(p.line(), "error ")
 			if !isError {
 				t.Fatalf("the broker: %s", said)

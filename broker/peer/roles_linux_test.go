@@ -400,14 +400,23 @@ func connect(path string) error {
 	return unix.Connect(fd, &unix.SockaddrUnix{Name: path})
 }
 
-// roleActivated takes the sockets called ARGS from systemd, which is the test.
+// roleActivated takes the sockets called ARGS from systemd, which is the test;
+// those called tcp:NAME are of TCP.
 func roleActivated(args []string) error {
 	if os.Getenv("LISTEN_PID") == "self" { // known to nobody before
 		if err := os.Setenv("LISTEN_PID", strconv.Itoa(os.Getpid())); err != nil {
 			return err
 		}
 	}
-	sockets, err := peer.Activated(peer.Options{}, args...)
+	var unixNames, tcpNames []string
+	for _, name := range args {
+		if tcp, ok := strings.CutPrefix(name, "tcp:"); ok {
+			tcpNames = append(tcpNames, tcp)
+		} else {
+			unixNames = append(unixNames, name)
+		}
+	}
+	sockets, err := peer.Activated(peer.Options{}, unixNames, tcpNames)
 	for _, name := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"} {
 		if _, ok := os.LookupEnv(name); ok {
 			return fmt.Errorf("%s is still set", name)
@@ -417,8 +426,8 @@ func roleActivated(args []string) error {
 		fmt.Println("error", strings.ReplaceAll(err.Error(), "\n", " "))
 		return untilEnd()
 	}
-	fmt.Println("sockets", len(sockets))
-	for name, l := range sockets {
+	fmt.Println("sockets", len(sockets.Unix)+len(sockets.TCP))
+	for name, l := range sockets.Unix {
 		conn, err := l.Accept()
 		if err != nil {
 			return err
@@ -428,8 +437,19 @@ func roleActivated(args []string) error {
 			return err
 		}
 	}
-	again, err := peer.Activated(peer.Options{}, args...)
-	if len(again) != 0 || err != nil {
+	for name, l := range sockets.TCP {
+		conn, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		id := peer.TCPIdentity(conn)
+		fmt.Println(name, l.Addr(), id.UID, id.UIDKnown)
+		if err := errors.Join(conn.Close(), l.Close()); err != nil {
+			return err
+		}
+	}
+	again, err := peer.Activated(peer.Options{}, unixNames, tcpNames)
+	if len(again.Unix)+len(again.TCP) != 0 || err != nil {
 		return fmt.Errorf("a second time: %v, %w", again, err)
 	}
 	return untilEnd()

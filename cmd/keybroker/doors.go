@@ -33,11 +33,11 @@ func openDoors(listen config.Listen, log *slog.Logger, refused func(peer.Identit
 		}
 	}()
 	accept := peer.Options{Logger: log, Refused: refused, MaxPerUID: maxPerUID}
-	activated, err := peer.Activated(accept, "grpc")
+	activated, err := peer.Activated(accept, []string{"grpc"}, nil)
 	if err != nil {
 		return d, err
 	}
-	switch s, held := listen.GRPC, activated["grpc"]; {
+	switch s, held := listen.GRPC, activated.Unix["grpc"]; {
 	case held != nil && s == nil:
 		return d, errors.Join(errors.New("systemd passed the socket grpc, but listen.grpc is not configured"), held.Close())
 	case held != nil:
