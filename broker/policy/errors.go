@@ -19,11 +19,17 @@ type NoClientError struct {
 	// Overflow means that the caller's uid has no name in the broker's user
 	// namespace, so that no client could ever match it.
 	Overflow bool
+	// OtherUser is the name of the client whose access key the caller has, if he is
+	// not that client's user.
+	OtherUser string
 }
 
 // Error says who was refused and what would let it in.
 func (e *NoClientError) Error() string {
-	if e.Overflow {
+	switch {
+	case e.OtherUser != "" && !e.Overflow:
+		return fmt.Sprintf("no client matches the caller (%s): the access key is client %s's, and the user is not; call as that user from a loopback address of this host, or change the client's match", e.Caller, e.OtherUser)
+	case e.Overflow:
 		return fmt.Sprintf("no client matches the caller (%s): its user is of another user namespace, which cannot be told from others; run it and the broker in the same one (PrivateUsers=, rootless containers)", e.Caller)
 	}
 	return fmt.Sprintf("no client matches the caller (%s); add one under clients", e.Caller)

@@ -25,9 +25,10 @@ type Client struct {
 	// Admin lists its rights over the broker itself.
 	Admin []Right
 
-	rights set
-	any    set            // operations on every key
-	keys   map[string]set // operations on one key, without any
+	awsUser awsUser
+	rights  set
+	any     set            // operations on every key
+	keys    map[string]set // operations on one key, without any
 }
 
 // Rule allows operations on keys.
@@ -46,9 +47,9 @@ type Policy struct {
 
 // New returns the Policy of clients, and keeps nothing that the caller can
 // change. It fails on a client without a name, a name given twice, a Match that
-// is not exactly one valid condition, two clients with the same Match (whoever
-// it is could never match exactly one), and on operations, rights and key names
-// that are none.
+// is not exactly one valid condition, two clients with the same Match or access
+// key (whoever it is could never match exactly one), and on operations, rights and
+// key names that are none.
 func New(clients []Client) (*Policy, error) {
 	p := &Policy{clients: make(map[matchKey]*Client, len(clients))}
 	names := make(map[string]bool, len(clients))
@@ -64,7 +65,9 @@ func New(clients []Client) (*Policy, error) {
 		if err != nil {
 			return nil, fmt.Errorf("client %s: %w", c.Name, err)
 		}
-		if other := p.clients[k]; other != nil {
+		if other := p.clients[k]; other != nil && k.kind == byAccessKey {
+			return nil, fmt.Errorf("clients %s and %s have the same access key (%s), so its requests could not be told apart; give each one of its own", other.Name, c.Name, k.name)
+		} else if other != nil {
 			return nil, fmt.Errorf("clients %s and %s have the same match (%v), so neither would ever be the only one", other.Name, c.Name, c.Match)
 		}
 		compiled, err := c.compile()
@@ -79,6 +82,9 @@ func New(clients []Client) (*Policy, error) {
 // compile returns a copy of c that decides.
 func (c Client) compile() (*Client, error) {
 	compiled := &Client{Name: c.Name, Match: c.Match.clone(), Admin: slices.Clone(c.Admin), keys: map[string]set{}}
+	if aws := c.Match.clone().AWS; aws != nil {
+		compiled.awsUser = awsUser{any: aws.AnyUser, uid: aws.UID}
+	}
 	for _, r := range c.Allow {
 		var ops set
 		for _, o := range r.Operations {
@@ -124,7 +130,7 @@ func (c Client) compile() (*Client, error) {
 // read it, do not change it. It does not allocate unless it fails.
 //
 // The error is a *NoClientError if no client matches, and an *AmbiguousError if
-// more than one does.
+// more than one does, which no caller on AWS's protocol can.
 func (p *Policy) Identify(id peer.Identity) (*Client, error) {
 	var found, second *Client
 	for k := range keysOf(&id) {
@@ -138,7 +144,9 @@ func (p *Policy) Identify(id peer.Identity) (*Client, error) {
 	}
 	switch {
 	case found == nil:
-		return nil, &NoClientError{Caller: describe(&id), Overflow: id.UIDOverflow}
+		return nil, &NoClientError{Caller: describe(&id), Overflow: id.UIDOverflow && id.Network == peer.Unix}
+	case id.Network == peer.AWS && !found.awsUser.is(&id):
+		return nil, &NoClientError{Caller: describe(&id), Overflow: id.UIDOverflow, OtherUser: found.Name}
 	case second != nil:
 		return nil, p.ambiguous(&id)
 	default:

@@ -18,6 +18,15 @@ func gid(id uint32) policy.Match       { return policy.Match{GID: &id} }
 func spiffe(id string) policy.Match    { return policy.Match{SPIFFEID: id} }
 func dnsName(name string) policy.Match { return policy.Match{DNSName: name} }
 
+// accessKey is an access key of a user, accessKeyOfAny one of any user.
+func accessKey(id string, uid uint32) policy.Match {
+	return policy.Match{AWS: &policy.AWSMatch{AccessKeyID: id, UID: &uid}}
+}
+
+func accessKeyOfAny(id string) policy.Match {
+	return policy.Match{AWS: &policy.AWSMatch{AccessKeyID: id, AnyUser: true}}
+}
+
 func mustNew(t testing.TB, clients ...policy.Client) *policy.Policy {
 	t.Helper()
 	p, err := policy.New(clients)
@@ -37,6 +46,16 @@ func onTLS(spiffeID string, dns ...string) peer.Identity {
 	return peer.Identity{Network: peer.TLS, SPIFFEID: spiffeID, DNSNames: dns, Addr: "192.0.2.1:1234"}
 }
 
+// onAWS is a caller with an access key, of a local user; fromAfar one of whom no
+// user is known.
+func onAWS(accessKeyID string, uid uint32) peer.Identity {
+	return peer.Identity{Network: peer.AWS, AccessKeyID: accessKeyID, UID: uid, UIDKnown: true, Addr: "127.0.0.1:1234"}
+}
+
+func fromAfar(accessKeyID string) peer.Identity {
+	return peer.Identity{Network: peer.AWS, AccessKeyID: accessKeyID, Addr: "192.0.2.1:1234"}
+}
+
 func TestIdentify(t *testing.T) {
 	p := mustNew(t,
 		policy.Client{Name: "root", Match: uid(0)},
@@ -48,6 +67,9 @@ func TestIdentify(t *testing.T) {
 		policy.Client{Name: "pod", Match: spiffe("spiffe://prod.example/tikv")},
 		policy.Client{Name: "web", Match: dnsName("web.example")},
 		policy.Client{Name: "star", Match: dnsName("*.star.example")},
+		policy.Client{Name: "br", Match: accessKey("KBBR", 1001)},
+		policy.Client{Name: "root's", Match: accessKey("KBROOT", 0)},
+		policy.Client{Name: "anyone", Match: accessKeyOfAny("KBANY")},
 	)
 	for name, tc := range map[string]struct {
 		caller peer.Identity
@@ -108,6 +130,37 @@ func TestIdentify(t *testing.T) {
 		"no name":                    {onTLS(""), nil},
 		"empty names":                {onTLS("", "", ""), nil},
 
+		"by access key and user":             {onAWS("KBBR", 1001), []string{"br"}},
+		"by access key, another user":        {onAWS("KBBR", 1002), nil},
+		"by access key, root":                {onAWS("KBBR", 0), nil},
+		"root's access key":                  {onAWS("KBROOT", 0), []string{"root's"}},
+		"root's access key, an unknown user": {fromAfar("KBROOT"), nil},
+		"root's access key from another uid": {onAWS("KBROOT", 1001), nil},
+		"an access key of any user":          {onAWS("KBANY", 4711), []string{"anyone"}},
+		"an access key of any, from afar":    {fromAfar("KBANY"), []string{"anyone"}},
+		"an access key of any, overflow": {
+			peer.Identity{Network: peer.AWS, AccessKeyID: "KBANY", UID: 65534, UIDKnown: true, UIDOverflow: true}, []string{"anyone"},
+		},
+		"an access key, from afar":     {fromAfar("KBBR"), nil},
+		"an access key, a uid unknown": {peer.Identity{Network: peer.AWS, AccessKeyID: "KBBR", UID: 1001}, nil},
+		"an access key, the overflow uid": {
+			peer.Identity{Network: peer.AWS, AccessKeyID: "KBBR", UID: 1001, UIDKnown: true, UIDOverflow: true}, nil,
+		},
+		"another access key":        {onAWS("KBBR2", 1001), nil},
+		"an access key in small":    {onAWS("kbbr", 1001), nil},
+		"no access key":             {onAWS("", 1001), nil},
+		"a DNS name as access key":  {onAWS("web.example", 1001), nil},
+		"an access key as DNS name": {onTLS("", "KBBR", "KBANY"), nil},
+		"an access key with groups": {
+			peer.Identity{Network: peer.AWS, AccessKeyID: "other", UID: 1001, UIDKnown: true, GID: 2001, Groups: []uint32{2001}}, nil,
+		},
+		"unix with access keys": {
+			peer.Identity{Network: peer.Unix, UID: 1, GID: 1, AccessKeyID: "KBANY", UIDKnown: true}, nil,
+		},
+		"TLS with access keys": {
+			peer.Identity{Network: peer.TLS, AccessKeyID: "KBANY", UIDKnown: true}, nil,
+		},
+
 		// A caller on TLS has no uid; its zero is nobody's. And the other way round.
 		"TLS with uids": {
 			peer.Identity{Network: peer.TLS, UID: 1001, GID: 2001, Groups: []uint32{2001}}, nil,
@@ -159,7 +212,7 @@ func TestIdentify(t *testing.T) {
 
 // What an operator reads says who was refused and what would help.
 func TestNoClientSaysWho(t *testing.T) {
-	p := mustNew(t)
+	p := mustNew(t, policy.Client{Name: "br", Match: accessKey("KBBR", 1001)})
 	for name, tc := range map[string]struct {
 		caller peer.Identity
 		says   []string
@@ -169,6 +222,25 @@ func TestNoClientSaysWho(t *testing.T) {
 		"TLS":              {onTLS("spiffe://a/b", "c.example", "d.example"), []string{"spiffe://a/b", "c.example", "d.example", "add one under clients"}, []string{"uid"}},
 		"nothing proven":   {peer.Identity{}, []string{"without a proven identity"}, nil},
 		"the overflow uid": {peer.Identity{Network: peer.Unix, UID: 65534, UIDOverflow: true, GID: 7}, []string{"65534", "user namespace"}, []string{"add one"}},
+		"an access key":    {onAWS("KBX", 7), []string{"access key KBX", "uid 7", "add one under clients"}, nil},
+		"an access key from afar": {
+			fromAfar("KBX"), []string{"access key KBX", "cannot be told", "add one under clients"}, []string{"uid"},
+		},
+		"an access key, the overflow uid": {
+			peer.Identity{Network: peer.AWS, AccessKeyID: "KBX", UID: 65534, UIDKnown: true, UIDOverflow: true},
+			[]string{"access key KBX", "uid 65534", "add one under clients"}, []string{"namespace"},
+		},
+		"no access key": {onAWS("", 7), []string{"no verified access key", "uid 7"}, nil},
+		"another user": {
+			onAWS("KBBR", 7), []string{"access key KBBR", "uid 7", "client br's", "call as that user"}, []string{"add one"},
+		},
+		"another user, from afar": {
+			fromAfar("KBBR"), []string{"cannot be told", "client br's", "loopback address"}, []string{"add one", "uid"},
+		},
+		"another user, the overflow uid": {
+			peer.Identity{Network: peer.AWS, AccessKeyID: "KBBR", UID: 65534, UIDKnown: true, UIDOverflow: true},
+			[]string{"access key KBBR", "user namespace"}, []string{"add one"},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := p.Identify(tc.caller)
@@ -301,28 +373,41 @@ func TestNewRefuses(t *testing.T) {
 		clients []policy.Client
 		says    []string
 	}{
-		"no name":               {[]policy.Client{{Match: uid(1)}}, []string{"no name"}},
-		"a name twice":          {[]policy.Client{tikv, {Name: "tikv", Match: uid(1)}}, []string{"two clients", "tikv"}},
-		"no match":              {[]policy.Client{{Name: "tikv"}}, []string{"tikv", "exactly one"}},
-		"two matches":           {[]policy.Client{{Name: "tikv", Match: policy.Match{UID: new(uint32(1)), GID: new(uint32(1))}}}, []string{"tikv", "exactly one"}},
-		"unix and TLS":          {[]policy.Client{{Name: "tikv", Match: policy.Match{UID: new(uint32(0)), DNSName: "a.example"}}}, []string{"tikv", "exactly one"}},
-		"SPIFFE id and DNS":     {[]policy.Client{{Name: "tikv", Match: policy.Match{SPIFFEID: "spiffe://a/b", DNSName: "a.example"}}}, []string{"tikv", "exactly one"}},
-		"all matches":           {[]policy.Client{{Name: "tikv", Match: policy.Match{UID: new(uint32(0)), GID: new(uint32(0)), SPIFFEID: "spiffe://a/b", DNSName: "a.example"}}}, []string{"tikv", "exactly one"}},
-		"the overflow uid":      {[]policy.Client{{Name: "tikv", Match: uid(65534)}}, []string{"tikv", "65534"}},
-		"the overflow gid":      {[]policy.Client{{Name: "tikv", Match: gid(65534)}}, []string{"tikv", "65534"}},
-		"uid -1":                {[]policy.Client{{Name: "tikv", Match: uid(math.MaxUint32)}}, []string{"tikv", "4294967295"}},
-		"gid -1":                {[]policy.Client{{Name: "tikv", Match: gid(math.MaxUint32)}}, []string{"tikv", "4294967295"}},
-		"the same uid":          {[]policy.Client{tikv, {Name: "other", Match: uid(1001)}}, []string{"tikv", "other", "uid 1001"}},
-		"the same gid":          {[]policy.Client{{Name: "one", Match: gid(7)}, {Name: "other", Match: gid(7)}}, []string{"one", "other", "gid 7"}},
-		"the same SPIFFE id":    {[]policy.Client{{Name: "one", Match: spiffe("spiffe://a/b")}, {Name: "other", Match: spiffe("spiffe://a/b")}}, []string{"one", "other", "spiffe://a/b"}},
-		"the same DNS name":     {[]policy.Client{{Name: "one", Match: dnsName("a.example")}, {Name: "other", Match: dnsName("a.example")}}, []string{"one", "other", "a.example"}},
-		"no operation":          {[]policy.Client{{Name: "tikv", Match: uid(1), Allow: []policy.Rule{{Keys: []string{"k"}, Operations: []policy.Operation{0}}}}}, []string{"tikv", "Operation(0)"}},
-		"another operation":     {[]policy.Client{{Name: "tikv", Match: uid(1), Allow: []policy.Rule{{Keys: []string{"k"}, Operations: []policy.Operation{policy.Any + 1}}}}}, []string{"tikv", "Operation(8)"}},
-		"an operation far away": {[]policy.Client{{Name: "tikv", Match: uid(1), Allow: []policy.Rule{{Operations: []policy.Operation{255}}}}}, []string{"tikv", "Operation(255)"}},
-		"no right":              {[]policy.Client{{Name: "tikv", Match: uid(1), Admin: []policy.Right{0}}}, []string{"tikv", "Right(0)"}},
-		"another right":         {[]policy.Client{{Name: "tikv", Match: uid(1), Admin: []policy.Right{policy.AnyRight + 1}}}, []string{"tikv", "Right(7)"}},
-		"a key without a name":  {[]policy.Client{{Name: "tikv", Match: uid(1), Allow: []policy.Rule{{Keys: []string{"k", ""}, Operations: []policy.Operation{policy.Any}}}}}, []string{"tikv", "empty name"}},
-		"the last of several":   {[]policy.Client{tikv, {Name: "ops", Match: uid(1)}, {Name: "bad"}}, []string{"bad", "exactly one"}},
+		"no name":             {[]policy.Client{{Match: uid(1)}}, []string{"no name"}},
+		"a name twice":        {[]policy.Client{tikv, {Name: "tikv", Match: uid(1)}}, []string{"two clients", "tikv"}},
+		"no match":            {[]policy.Client{{Name: "tikv"}}, []string{"tikv", "exactly one"}},
+		"two matches":         {[]policy.Client{{Name: "tikv", Match: policy.Match{UID: new(uint32(1)), GID: new(uint32(1))}}}, []string{"tikv", "exactly one"}},
+		"unix and TLS":        {[]policy.Client{{Name: "tikv", Match: policy.Match{UID: new(uint32(0)), DNSName: "a.example"}}}, []string{"tikv", "exactly one"}},
+		"SPIFFE id and DNS":   {[]policy.Client{{Name: "tikv", Match: policy.Match{SPIFFEID: "spiffe://a/b", DNSName: "a.example"}}}, []string{"tikv", "exactly one"}},
+		"all matches":         {[]policy.Client{{Name: "tikv", Match: policy.Match{UID: new(uint32(0)), GID: new(uint32(0)), SPIFFEID: "spiffe://a/b", DNSName: "a.example"}}}, []string{"tikv", "exactly one"}},
+		"the overflow uid":    {[]policy.Client{{Name: "tikv", Match: uid(65534)}}, []string{"tikv", "65534"}},
+		"the overflow gid":    {[]policy.Client{{Name: "tikv", Match: gid(65534)}}, []string{"tikv", "65534"}},
+		"uid -1":              {[]policy.Client{{Name: "tikv", Match: uid(math.MaxUint32)}}, []string{"tikv", "4294967295"}},
+		"gid -1":              {[]policy.Client{{Name: "tikv", Match: gid(math.MaxUint32)}}, []string{"tikv", "4294967295"}},
+		"the same uid":        {[]policy.Client{tikv, {Name: "other", Match: uid(1001)}}, []string{"tikv", "other", "uid 1001"}},
+		"the same gid":        {[]policy.Client{{Name: "one", Match: gid(7)}, {Name: "other", Match: gid(7)}}, []string{"one", "other", "gid 7"}},
+		"the same SPIFFE id":  {[]policy.Client{{Name: "one", Match: spiffe("spiffe://a/b")}, {Name: "other", Match: spiffe("spiffe://a/b")}}, []string{"one", "other", "spiffe://a/b"}},
+		"the same DNS name":   {[]policy.Client{{Name: "one", Match: dnsName("a.example")}, {Name: "other", Match: dnsName("a.example")}}, []string{"one", "other", "a.example"}},
+		"unix and access key": {[]policy.Client{{Name: "tikv", Match: policy.Match{UID: new(uint32(1)), AWS: accessKeyOfAny("KB").AWS}}}, []string{"tikv", "exactly one"}},
+		"no access key":       {[]policy.Client{{Name: "br", Match: accessKey("", 1)}}, []string{"br", "access key id"}},
+		"an access key of nobody": {
+			[]policy.Client{{Name: "br", Match: policy.Match{AWS: &policy.AWSMatch{AccessKeyID: "KB"}}}}, []string{"br", "either a user or any user"},
+		},
+		"an access key of a user and of any": {
+			[]policy.Client{{Name: "br", Match: policy.Match{AWS: &policy.AWSMatch{AccessKeyID: "KB", UID: new(uint32(1)), AnyUser: true}}}}, []string{"br", "either a user or any user"},
+		},
+		"an access key of the overflow uid": {[]policy.Client{{Name: "br", Match: accessKey("KB", 65534)}}, []string{"br", "65534"}},
+		"an access key of uid -1":           {[]policy.Client{{Name: "br", Match: accessKey("KB", math.MaxUint32)}}, []string{"br", "4294967295"}},
+		"the same access key":               {[]policy.Client{{Name: "br", Match: accessKey("KB", 1)}, {Name: "other", Match: accessKey("KB", 1)}}, []string{"br", "other", "access key (KB)"}},
+		"an access key of two users":        {[]policy.Client{{Name: "br", Match: accessKey("KB", 1)}, {Name: "other", Match: accessKey("KB", 2)}}, []string{"br", "other", "access key (KB)", "give each"}},
+		"an access key of one and of any":   {[]policy.Client{{Name: "br", Match: accessKeyOfAny("KB")}, {Name: "other", Match: accessKey("KB", 2)}}, []string{"br", "other", "access key (KB)"}},
+		"no operation":                      {[]policy.Client{{Name: "tikv", Match: uid(1), Allow: []policy.Rule{{Keys: []string{"k"}, Operations: []policy.Operation{0}}}}}, []string{"tikv", "Operation(0)"}},
+		"another operation":                 {[]policy.Client{{Name: "tikv", Match: uid(1), Allow: []policy.Rule{{Keys: []string{"k"}, Operations: []policy.Operation{policy.Any + 1}}}}}, []string{"tikv", "Operation(8)"}},
+		"an operation far away":             {[]policy.Client{{Name: "tikv", Match: uid(1), Allow: []policy.Rule{{Operations: []policy.Operation{255}}}}}, []string{"tikv", "Operation(255)"}},
+		"no right":                          {[]policy.Client{{Name: "tikv", Match: uid(1), Admin: []policy.Right{0}}}, []string{"tikv", "Right(0)"}},
+		"another right":                     {[]policy.Client{{Name: "tikv", Match: uid(1), Admin: []policy.Right{policy.AnyRight + 1}}}, []string{"tikv", "Right(7)"}},
+		"a key without a name":              {[]policy.Client{{Name: "tikv", Match: uid(1), Allow: []policy.Rule{{Keys: []string{"k", ""}, Operations: []policy.Operation{policy.Any}}}}}, []string{"tikv", "empty name"}},
+		"the last of several":               {[]policy.Client{tikv, {Name: "ops", Match: uid(1)}, {Name: "bad"}}, []string{"bad", "exactly one"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p, err := policy.New(tc.clients)
@@ -344,9 +429,10 @@ func TestKindsOfMatchAreApart(t *testing.T) {
 	p := mustNew(t,
 		policy.Client{Name: "user", Match: uid(7)}, policy.Client{Name: "group", Match: gid(7)},
 		policy.Client{Name: "uri", Match: spiffe("x")}, policy.Client{Name: "dns", Match: dnsName("x")},
+		policy.Client{Name: "access key", Match: accessKey("x", 7)},
 	)
 	for want, caller := range map[string]peer.Identity{
-		"user": onUnix(7, 1), "group": onUnix(1, 7), "uri": onTLS("x"), "dns": onTLS("", "x"),
+		"user": onUnix(7, 1), "group": onUnix(1, 7), "uri": onTLS("x"), "dns": onTLS("", "x"), "access key": onAWS("x", 7),
 	} {
 		if c, err := p.Identify(caller); err != nil || c.Name != want {
 			t.Errorf("%s: %v, %v", want, c, err)
@@ -392,6 +478,19 @@ func TestNothingChangesAPolicy(t *testing.T) {
 		t.Errorf("the client has become %+v", c)
 	}
 
+	uid, aws := uint32(1001), policy.Client{Name: "br", Match: policy.Match{AWS: &policy.AWSMatch{AccessKeyID: "KB"}}}
+	aws.Match.AWS.UID = &uid
+	p2 := mustNew(t, aws)
+	uid, aws.Match.AWS.AccessKeyID, aws.Match.AWS.AnyUser = 1002, "KB2", true
+	br, err := p2.Identify(onAWS("KB", 1001))
+	if err != nil {
+		t.Fatal(err)
+	}
+	*br.Match.AWS.UID, br.Match.AWS.AnyUser = 1002, true
+	if c, err := p2.Identify(onAWS("KB", 1002)); err == nil {
+		t.Errorf("another user is %v", c)
+	}
+
 	// It is said not to be changed. Should it be, nobody gains a right.
 	*c.Match.UID, c.Allow[0].Keys[0], c.Allow[0].Operations[0], c.Admin[0] = 0, "other", policy.Wrap, policy.Purge
 	check()
@@ -403,12 +502,14 @@ func TestIdentifyDoesNotAllocate(t *testing.T) {
 		policy.Client{Name: "admins", Match: gid(2001)},
 		policy.Client{Name: "pod", Match: spiffe("spiffe://prod.example/tikv")},
 		policy.Client{Name: "web", Match: dnsName("web.example")},
+		policy.Client{Name: "br", Match: accessKey("KBBR", 1001)},
 	)
 	for name, caller := range map[string]peer.Identity{
-		"uid":       onUnix(1001, 1, 2, 3, 4),
-		"group":     onUnix(1, 1, 2, 3, 2001),
-		"SPIFFE id": onTLS("spiffe://prod.example/tikv", "a.example"),
-		"DNS name":  onTLS("spiffe://prod.example/other", "a.example", "web.example"),
+		"access key": onAWS("KBBR", 1001),
+		"uid":        onUnix(1001, 1, 2, 3, 4),
+		"group":      onUnix(1, 1, 2, 3, 2001),
+		"SPIFFE id":  onTLS("spiffe://prod.example/tikv", "a.example"),
+		"DNS name":   onTLS("spiffe://prod.example/other", "a.example", "web.example"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			allocations := testing.AllocsPerRun(100, func() {
@@ -448,7 +549,7 @@ func TestManyAskAtOnce(t *testing.T) {
 
 func TestEmptyPolicyKnowsNobody(t *testing.T) {
 	p := mustNew(t)
-	for _, caller := range []peer.Identity{{}, onUnix(0, 0), onTLS("spiffe://a/b", "c")} {
+	for _, caller := range []peer.Identity{{}, onUnix(0, 0), onTLS("spiffe://a/b", "c"), onAWS("KB", 0)} {
 		if c, err := p.Identify(caller); c != nil || !errors.Is(err, policy.ErrNoClient) {
 			t.Errorf("%v: %v, %v", caller, c, err)
 		}

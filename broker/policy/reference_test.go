@@ -17,7 +17,14 @@ import (
 // valid tells whether the clients make a policy.
 func valid(clients []policy.Client) bool {
 	for i, c := range clients {
-		for _, id := range []*uint32{c.Match.UID, c.Match.GID} {
+		ids := []*uint32{c.Match.UID, c.Match.GID}
+		if aws := c.Match.AWS; aws != nil {
+			if (aws.UID == nil) != aws.AnyUser {
+				return false
+			}
+			ids = append(ids, aws.UID)
+		}
+		for _, id := range ids {
 			if id != nil && (*id == 65534 || *id == 4294967295) {
 				return false
 			}
@@ -39,6 +46,8 @@ func describe(m policy.Match) string {
 		return fmt.Sprint("g", *m.GID)
 	case m.SPIFFEID != "":
 		return "s" + m.SPIFFEID
+	case m.AWS != nil:
+		return "a" + m.AWS.AccessKeyID // whoever's it is
 	default:
 		return "d" + m.DNSName
 	}
@@ -54,6 +63,9 @@ func is(id peer.Identity, m policy.Match) bool {
 		return unix && (slices.Contains(id.Groups, *m.GID) || !id.GIDOverflow && id.GID == *m.GID)
 	case m.SPIFFEID != "":
 		return id.Network == peer.TLS && id.SPIFFEID == m.SPIFFEID
+	case m.AWS != nil:
+		return id.Network == peer.AWS && id.AccessKeyID == m.AWS.AccessKeyID &&
+			(m.AWS.AnyUser || id.UIDKnown && !id.UIDOverflow && id.UID == *m.AWS.UID)
 	default:
 		return id.Network == peer.TLS && slices.Contains(id.DNSNames, m.DNSName)
 	}
@@ -89,6 +101,16 @@ func (u universe) id() uint32 {
 func (u universe) name() string {
 	return pick(u, "spiffe://a/b", "spiffe://a/c", "a.example", "b.example")
 }
+func (u universe) accessKey() string { return pick(u, "KBBR", "KBTIKV", "KBOTHER") }
+
+// aws is mostly one that can be.
+func (u universe) aws() *policy.AWSMatch {
+	m := &policy.AWSMatch{AccessKeyID: u.accessKey(), UID: new(u.id())}
+	if u.IntN(3) == 0 {
+		m.UID, m.AnyUser = nil, u.IntN(20) > 0
+	}
+	return m
+}
 func (u universe) key() string { return pick(u, "tikv", "backup", "tikv-master", "other") }
 func (u universe) operation() policy.Operation {
 	return policy.Operation(u.IntN(int(policy.Any))) + policy.Generate
@@ -106,13 +128,15 @@ func (u universe) client() policy.Client {
 		}),
 		Admin: some(u, 2, func() policy.Right { return policy.Right(u.IntN(int(policy.AnyRight))) + policy.Status }),
 	}
-	switch u.IntN(6) {
+	switch u.IntN(8) {
 	case 0, 1:
 		c.Match.UID = new(u.id())
 	case 2, 3:
 		c.Match.GID = new(u.id())
 	case 4:
 		c.Match.SPIFFEID = u.name()
+	case 5, 6:
+		c.Match.AWS = u.aws()
 	default:
 		c.Match.DNSName = u.name()
 	}
@@ -121,10 +145,14 @@ func (u universe) client() policy.Client {
 
 func (u universe) caller() peer.Identity {
 	id := peer.Identity{
-		Network: pick(u, peer.Unix, peer.Unix, peer.TLS, peer.TLS, 0),
+		Network: pick(u, peer.Unix, peer.Unix, peer.Unix, peer.TLS, peer.TLS, peer.AWS, peer.AWS, 0),
 		UID:     u.id(), GID: u.id(), Groups: some(u, 3, u.id),
 		UIDOverflow: u.IntN(8) == 0, GIDOverflow: u.IntN(4) == 0,
 		DNSNames: some(u, 2, u.name), PID: u.Int32N(100),
+		UIDKnown: u.IntN(4) > 0,
+	}
+	if u.IntN(3) > 0 {
+		id.AccessKeyID = u.accessKey()
 	}
 	if u.IntN(2) == 0 {
 		id.SPIFFEID = u.name()
@@ -137,7 +165,7 @@ func TestAgainstReference(t *testing.T) {
 	t.Logf("seed %d", seed)
 	u := universe{rand.New(rand.NewPCG(seed, 0))}
 	var refused, nobody, one, many int
-	for range 3000 {
+	for range 8000 {
 		clients := some(u, 6, u.client)
 		p, err := policy.New(clients)
 		if valid(clients) != (err == nil) {
