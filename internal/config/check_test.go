@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/keybroker/keybroker/broker/envelope"
 	"github.com/keybroker/keybroker/broker/policy"
@@ -43,6 +44,7 @@ func checkConfig(t *testing.T, c *config.Config) {
 			}
 		}
 	}
+	checkAccessKeys(t, c)
 	if got := slices.Sorted(maps.Keys(c.MissRates)); !slices.Equal(got, clients) {
 		t.Errorf("clients %q with miss rates for %q", clients, got)
 	}
@@ -78,8 +80,77 @@ func checkListen(t *testing.T, l config.Listen) {
 			}
 		}
 	}
+	if e := l.AWSKMS; e != nil {
+		checkAddress(t, e.Address)
+		host, _, _ := net.SplitHostPort(e.Address)
+		if ip := net.ParseIP(host); e.CertFile == "" && host != "localhost" && !ip.IsLoopback() {
+			t.Errorf("keys go in the clear at %s", e.Address)
+		}
+		if (e.CertFile == "") != (e.KeyFile == "") || e.CertFile != "" && (!clean(e.CertFile) || !clean(e.KeyFile)) {
+			t.Errorf("aws_kms: certificate %q, key %q", e.CertFile, e.KeyFile)
+		}
+		arn := "arn:aws:kms:" + e.Region + ":" + e.Account + ":key/tikv"
+		if !regexp.MustCompile(`^arn:aws:kms:[a-z0-9-]{1,32}:[0-9]{12}:key/tikv$`).MatchString(arn) {
+			t.Errorf("aws_kms: the ARN %s", arn)
+		}
+		if e.AnswerBy < 100*time.Millisecond || e.AnswerBy > 9*time.Second || e.ClockWindow < time.Second || e.ClockWindow > 15*time.Minute {
+			t.Errorf("aws_kms: %+v", e)
+		}
+	}
 	if l.Admin != nil {
 		checkAddress(t, l.Admin.Address)
+	}
+}
+
+// checkAccessKeys holds that each client with an access key has one of its own.
+func checkAccessKeys(t *testing.T, c *config.Config) {
+	t.Helper()
+	var want []string
+	for _, client := range c.Clients {
+		if aws := client.Match.AWS; aws != nil {
+			want = append(want, client.Name+" "+aws.AccessKeyID)
+			if aws.UID == nil && (c.Listen.AWSKMS == nil || c.Listen.AWSKMS.CertFile == "") && !aws.AnyUser {
+				t.Errorf("client %s: %+v", client.Name, aws)
+			}
+		}
+	}
+	var got []string
+	seen := map[string]bool{}
+	for _, k := range c.AccessKeys {
+		got = append(got, k.Client+" "+k.ID)
+		if !clean(k.SecretFile) || seen[k.ID] || !regexp.MustCompile(`^[A-Za-z0-9_-]{3,128}$`).MatchString(k.ID) {
+			t.Errorf("access key %+v", k)
+		}
+		seen[k.ID] = true
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("access keys %q, want %q", got, want)
+	}
+}
+
+// checkPassthrough holds that what a key sends on is what its backend takes, and
+// can open none of keybroker's own.
+func checkPassthrough(t *testing.T, c *config.Config, k config.Key) {
+	t.Helper()
+	p := k.Passthrough
+	if p == nil {
+		return
+	}
+	i := slices.IndexFunc(c.Backends, func(b config.Backend) bool { return b.Name == p.Backend })
+	if i < 0 || c.Backends[i].AWSKMS == nil {
+		t.Errorf("key %s: passthrough to %q", k.Name, p.Backend)
+		return
+	}
+	checkMasterKey(t, c, config.Recipient{Backend: p.Backend, Key: p.Key})
+	for _, pairs := range p.Contexts {
+		if len(pairs) == 0 {
+			t.Errorf("key %s: passthrough of an empty context", k.Name)
+		}
+		for name := range pairs {
+			if strings.HasPrefix(name, "keybroker:") || strings.HasPrefix(name, "aws:") {
+				t.Errorf("key %s: passthrough of %q", k.Name, name)
+			}
+		}
 	}
 }
 
@@ -162,6 +233,7 @@ func checkKeys(t *testing.T, c *config.Config) {
 			seen[r] = true
 			checkMasterKey(t, c, r)
 		}
+		checkPassthrough(t, c, k)
 		checkContext(t, k.Name, k.Context)
 		for _, former := range k.FormerContexts {
 			checkContext(t, k.Name, former)

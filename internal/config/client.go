@@ -11,9 +11,10 @@ import (
 // maxMissRate is more than any KMS gives one account.
 const maxMissRate = 1e6
 
-func (w *walker) clients(v value, keys []Key, listen Listen) ([]policy.Client, map[string]float64) {
-	clients, rates := []policy.Client(nil), map[string]float64{}
-	names, aliases := keyNames(keys)
+// clients reads all clients into c, of which it knows the keys and listeners.
+func (w *walker) clients(v value, config *Config) {
+	config.MissRates = map[string]float64{}
+	names, aliases := keyNames(config.Keys)
 	matches := map[string]string{} // condition → client
 	for _, m := range w.members(v) {
 		named := w.isName(m)
@@ -33,36 +34,54 @@ func (w *walker) clients(v value, keys []Key, listen Listen) ([]policy.Client, m
 		if !ok {
 			continue
 		}
-		match, ok := w.match(at)
+		match, secretFile, ok := w.match(at, config.Listen.AWSKMS)
 		if !ok {
 			continue
 		}
-		if other, taken := matches[match.String()]; taken {
-			w.problem(at, fmt.Sprintf("%s, which is client %s too", match, other), "a caller that no other client matches: who matches two is refused")
+		condition, want := match.String(), "a caller that no other client matches: who matches two is refused"
+		if match.AWS != nil { // whoever's it is
+			condition, want = "access key "+match.AWS.AccessKeyID, "an access key of its own"
+		}
+		if other, taken := matches[condition]; taken {
+			w.problem(at, fmt.Sprintf("%s, which is client %s too", condition, other), want)
 			continue
 		}
-		matches[match.String()] = c.Name
-		switch unix := match.UID != nil || match.GID != nil; {
-		case unix && listen.GRPC == nil:
-			w.warn(at, "a local user or group", "listen.grpc, without which this client cannot connect")
-		case !unix && listen.GRPCTCP == nil:
-			w.warn(at, "a TLS identity", "listen.grpc_tcp, without which this client cannot connect")
-		case unix:
-			w.reach(at, match, listen.GRPC)
-		}
+		matches[condition] = c.Name
+		w.warnUnreachable(at, match, config.Listen)
 		c.Match = match
 		if named {
-			clients = append(clients, c)
-			rates[c.Name] = rate
+			config.Clients = append(config.Clients, c)
+			config.MissRates[c.Name] = rate
+			if match.AWS != nil {
+				config.AccessKeys = append(config.AccessKeys, AccessKey{ID: match.AWS.AccessKeyID, SecretFile: secretFile, Client: c.Name})
+			}
 		}
 	}
-	slices.SortFunc(clients, func(a, b policy.Client) int { return strings.Compare(a.Name, b.Name) })
-	return clients, rates
+	slices.SortFunc(config.Clients, func(a, b policy.Client) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(config.AccessKeys, func(a, b AccessKey) int { return strings.Compare(a.Client, b.Client) })
 }
 
-// match reads exactly one condition.
-func (w *walker) match(v value) (policy.Match, bool) {
-	const want = "exactly one of unix: {user}, unix: {uid}, unix: {group}, unix: {gid}, tls: {spiffe_id} and tls: {dns}"
+// warnUnreachable warns of a client that no listener lets in.
+func (w *walker) warnUnreachable(at value, match policy.Match, listen Listen) {
+	switch {
+	case match.AWS != nil && listen.AWSKMS == nil:
+		w.warn(at, "an access key", "listen.aws_kms, without which this client cannot connect")
+	case match.AWS != nil && match.AWS.UID != nil && !knowsUsers(listen.AWSKMS.Address):
+		w.warn(at, "a local user, who is only known on a loopback address", "listen.aws_kms on one, without which this client is refused")
+	case match.AWS != nil:
+	case (match.UID != nil || match.GID != nil) && listen.GRPC == nil:
+		w.warn(at, "a local user or group", "listen.grpc, without which this client cannot connect")
+	case match.UID == nil && match.GID == nil && listen.GRPCTCP == nil:
+		w.warn(at, "a TLS identity", "listen.grpc_tcp, without which this client cannot connect")
+	case match.UID != nil || match.GID != nil:
+		w.reach(at, match, listen.GRPC)
+	}
+}
+
+// match reads exactly one condition, and the path of the secret if it is an access
+// key.
+func (w *walker) match(v value, endpoint *AWSEndpoint) (_ policy.Match, secretFile string, ok bool) {
+	const want = "exactly one of unix: {user}, unix: {uid}, unix: {group}, unix: {gid}, tls: {spiffe_id}, tls: {dns} and aws: {access_key_id}"
 	before := len(w.problems)
 	b := w.block(v, "clients.NAME.match")
 	var m policy.Match
@@ -83,8 +102,12 @@ func (w *walker) match(v value) (policy.Match, bool) {
 			b.dnsName("dns", &m.DNSName)
 		}
 	}
+	if v, ok := b.fields["aws"]; ok {
+		conditions++
+		m.AWS, secretFile = w.awsMatch(v, endpoint)
+	}
 	if len(w.problems) > before {
-		return m, false
+		return m, "", false
 	}
 	if conditions != 1 {
 		found := "no condition"
@@ -92,9 +115,9 @@ func (w *walker) match(v value) (policy.Match, bool) {
 			found = fmt.Sprintf("%d conditions", conditions)
 		}
 		w.problem(v, found, want)
-		return m, false
+		return m, "", false
 	}
-	return m, true
+	return m, secretFile, true
 }
 
 func (b block) spiffeID(name string, dst *string) {

@@ -6,7 +6,8 @@
 // are ids, paths are absolute, and every name that is used is defined.
 //
 // There is never a secret in it: secrets are in files of their own, of which the
-// config knows the paths and looks at the permissions, never at the content.
+// config knows the paths and looks at the permissions, never at the content but to
+// hold the secrets of access keys to their form.
 package config
 
 import (
@@ -33,9 +34,12 @@ type Config struct {
 	// MissRates is how many loads from a KMS a client may cause a second, by the
 	// client's name; every client has one.
 	MissRates map[string]float64
-	Audit     Audit
-	Memory    Memory
-	Cache     Cache
+	// AccessKeys are those of the clients with Match.AWS, sorted by client, each id
+	// once.
+	AccessKeys []AccessKey
+	Audit      Audit
+	Memory     Memory
+	Cache      Cache
 	// SHA256 of the file's bytes, in lower-case hex.
 	SHA256 string
 	// Warnings are what is valid but may not be meant.
@@ -47,6 +51,7 @@ type Config struct {
 type Listen struct {
 	GRPC    *GRPCSocket
 	GRPCTCP *GRPCTCP
+	AWSKMS  *AWSEndpoint
 	Admin   *Admin
 }
 
@@ -67,6 +72,36 @@ type GRPCTCP struct {
 	// CertFile, KeyFile and ClientCAFile are PEM files: the server's chain, its
 	// key, and the roots that client certificates are verified against.
 	CertFile, KeyFile, ClientCAFile string
+}
+
+// AWSEndpoint is the endpoint that speaks AWS KMS's protocol.
+type AWSEndpoint struct {
+	// Address is host:port. Without a certificate host is a loopback address, or
+	// localhost.
+	Address string
+	// Region and Account stand in the ARNs that it gives out: 1 to 32 of a-z, 0-9
+	// and hyphen; 12 digits. Defaults: DefaultAWSRegion, DefaultAWSAccount.
+	Region, Account string
+	// CertFile and KeyFile are PEM files: the server's chain and its key. Empty, both:
+	// plain HTTP.
+	CertFile, KeyFile string
+	// AnswerBy is the longest that a request takes, 100 ms to 9 s: TiKV waits 10 s
+	// for up to three. Default: DefaultAnswerBy.
+	AnswerBy time.Duration
+	// ClockWindow is how far the time of a signature may be off, either way, 1 s to
+	// 15 min. Default: DefaultClockWindow on a loopback address, else
+	// DefaultClockWindowFar.
+	ClockWindow time.Duration
+}
+
+// AccessKey is an access key of AWSEndpoint.
+type AccessKey struct {
+	// ID is 3 to 128 letters, digits, underscores and hyphens.
+	ID string
+	// SecretFile holds the secret. ReadSecretKey reads it.
+	SecretFile string
+	// Client is the name of the client whose it is.
+	Client string
 }
 
 // Admin is the HTTP listener of metrics and health.
@@ -232,6 +267,19 @@ type Key struct {
 	MaxUses uint64
 	// Aliases are other names of the key; no two keys share one.
 	Aliases []string
+	// Passthrough is where blobs of AWS KMS itself are sent on to. Nil: nowhere.
+	Passthrough *Passthrough
+}
+
+// Passthrough is a key of AWS KMS by which clients had wrapped before.
+type Passthrough struct {
+	// Backend is the name of one of Config.Backends, of type aws-kms.
+	Backend string
+	// Key is a key's ARN of the backend's region.
+	Key string
+	// Contexts are the encryption contexts that are sent on beside the empty one,
+	// each of at least one pair. None has a name that begins with keybroker: or aws:.
+	Contexts []map[string]string
 }
 
 // Recipient is a master key in a backend.
@@ -278,7 +326,15 @@ const (
 	DefaultAWSSessionName             = "keybroker"
 	DefaultJWTFile                    = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 	DefaultCheckInterval              = 5 * time.Minute
-	DefaultTTL                        = time.Hour
+	DefaultAWSRegion                  = "us-east-1"
+	DefaultAWSAccount                 = "000000000000"
+	// DefaultAnswerBy leaves room for the three tries that TiKV's client makes in 10 s.
+	DefaultAnswerBy = 2500 * time.Millisecond
+	// DefaultClockWindow is for one host, with one clock; DefaultClockWindowFar is
+	// AWS's own.
+	DefaultClockWindow    = time.Minute
+	DefaultClockWindowFar = 5 * time.Minute
+	DefaultTTL            = time.Hour
 	// DefaultMaxStale outlasts a weekend. It is also how long a broker that
 	// reaches no KMS goes on with a key that was revoked there.
 	DefaultMaxStale             = 72 * time.Hour

@@ -106,6 +106,7 @@ version: 1
 node: n1
 listen:
   grpc: {socket: /run/kb.sock}
+  aws_kms: {address: "127.0.0.1:7480"}
 backends:
   file: {type: file, path: /keyring}
   vault: {type: vault, address: "https://vault:8200", auth: {method: approle, role_id_file: /r, secret_id_file: /s}}
@@ -114,7 +115,7 @@ backends:
   token: {type: aws-kms, region: eu-central-1, web_identity: {role_arn: "arn:aws:iam::123456789012:role/kb", token_file: /t}}
   google: {type: gcp-kms}
 keys: {tikv: {recipients: [{backend: file, key: tikv}]}}
-clients: {tikv: {match: {unix: {user: tikv}}}}
+clients: {tikv: {match: {unix: {user: tikv}}}, br: {match: {aws: {access_key_id: kb1, secret_key_file: /s, user: tikv}}}}
 audit: {path: /audit.jsonl}
 `
 

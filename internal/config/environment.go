@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/user"
 	"strconv"
+	"strings"
 )
 
 // Environment is what a configuration takes from where it is read. Dir,
@@ -26,6 +27,9 @@ type Environment struct {
 	// know the id. Nil: nothing is known of any. They serve warnings only.
 	Groups  func(uid uint32) ([]uint32, error)
 	Members func(gid uint32) ([]string, error)
+	// AnyoneMayBind tells whether a local user without privileges may listen on a TCP
+	// port. Nil: it is not known, and nothing is said of it.
+	AnyoneMayBind func(port uint16) bool
 }
 
 // System returns the environment of this process and host, for a configuration
@@ -53,7 +57,24 @@ func System(dir string) Environment {
 		GID:                  uint32(os.Getegid()), //nolint:gosec // an id
 		Groups:               groupsOf,
 		Members:              membersOf,
+		AnyoneMayBind: func(port uint16) bool {
+			return uint64(port) >= unprivilegedPorts("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+		},
 	}
+}
+
+// unprivilegedPorts is the first port that everyone may bind (ip(7)): what the
+// file says, and 1024 where it cannot be read.
+func unprivilegedPorts(path string) uint64 {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return 1024
+	}
+	n, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 32)
+	if err != nil {
+		return 1024
+	}
+	return n
 }
 
 func parseID(s string) (uint32, error) {

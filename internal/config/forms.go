@@ -20,6 +20,12 @@ var (
 	keyARN   = regexp.MustCompile(`^arn:aws[a-z-]{0,29}:kms:([a-z0-9-]{1,32}):[0-9]{12}:key/([A-Za-z0-9-]{1,128})$`)
 	keyAlias = regexp.MustCompile(`^(arn:aws[a-z-]{0,29}:kms:[a-z0-9-]{1,32}:[0-9]{12}:)?alias/[A-Za-z0-9/_-]{1,256}$`)
 	keyID    = regexp.MustCompile(`^([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|mrk-[0-9a-f]{32})$`)
+	// endpointRegion and awsAccount stand in the ARNs that the broker gives out, and
+	// are of no AWS account. accessKeyID is shorter than AWS's own (16 to 128, IAM:
+	// AccessKey), which are made there, and may have hyphens.
+	endpointRegion = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$`)
+	awsAccount     = regexp.MustCompile(`^[0-9]{12}$`)
+	accessKeyID    = regexp.MustCompile(`^[A-Za-z0-9_-]{3,128}$`)
 	// roleARN may have a path before the role's name (IAM: Role). awsSession is a
 	// RoleSessionName and awsExternal an ExternalId (sts:AssumeRole).
 	roleARN     = regexp.MustCompile(`^arn:aws[a-z-]{0,29}:iam::[0-9]{12}:role/([!-~]{1,510}/)?[A-Za-z0-9_+=,.@-]{1,64}$`)

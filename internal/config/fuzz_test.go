@@ -66,7 +66,13 @@ func dumpOf(c *config.Config) string {
 			fmt.Fprintf(&b, "%+v %+v ", a.AssumeRole, a.WebIdentity)
 		}
 	}
-	fmt.Fprintf(&b, "%+v %+v %+v", c.Listen.GRPC, c.Listen.GRPCTCP, c.Listen.Admin)
+	for _, k := range c.Keys {
+		fmt.Fprintf(&b, "%+v ", k.Passthrough)
+	}
+	for _, client := range c.Clients {
+		fmt.Fprintf(&b, "%+v ", client.Match.AWS)
+	}
+	fmt.Fprintf(&b, "%+v %+v %+v %+v", c.Listen.GRPC, c.Listen.GRPCTCP, c.Listen.AWSKMS, c.Listen.Admin)
 	return b.String()
 }
 

@@ -126,7 +126,11 @@ func TestEverything(t *testing.T) {
 		Listen: config.Listen{
 			GRPC:    &config.GRPCSocket{Path: "/run/kb.sock", Mode: 0o600, UID: new(uint32(1001)), GID: new(uint32(1001))},
 			GRPCTCP: &config.GRPCTCP{Address: "0.0.0.0:7443", CertFile: "/tls.crt", KeyFile: "/tls.key", ClientCAFile: "/ca.crt"},
-			Admin:   &config.Admin{Address: "[::1]:7490"},
+			AWSKMS: &config.AWSEndpoint{
+				Address: "127.0.0.1:7480", Region: "local", Account: "123456789012", CertFile: "/aws.crt", KeyFile: "/aws.key",
+				AnswerBy: 4 * time.Second, ClockWindow: 2 * time.Minute,
+			},
+			Admin: &config.Admin{Address: "[::1]:7490"},
 		},
 		Backends: []config.Backend{
 			{Name: "approle", Type: config.TypeVault, Vault: &config.Vault{
@@ -180,8 +184,14 @@ func TestEverything(t *testing.T) {
 			FormerContexts: []map[string]string{{"cluster": "prod-0"}, {}},
 			TTL:            2 * time.Hour, MaxStale: 72 * time.Hour, MaxAge: 12 * time.Hour, MaxUses: 1,
 			Aliases: []string{"tikv-master"},
+			Passthrough: &config.Passthrough{
+				Backend: "aws-role", Key: "arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab",
+				Contexts: []map[string]string{{"cluster": "old"}, {"": ""}},
+			},
 		}},
 		Clients: []policy.Client{
+			{Name: "any", Match: policy.Match{AWS: &policy.AWSMatch{AccessKeyID: "kb2", AnyUser: true}}},
+			{Name: "br", Match: policy.Match{AWS: &policy.AWSMatch{AccessKeyID: "KB-br_1", UID: new(uint32(1002))}}},
 			{Name: "dns", Match: policy.Match{DNSName: "br"}},
 			{
 				Name: "group", Match: policy.Match{GID: new(uint32(990))},
@@ -193,10 +203,14 @@ func TestEverything(t *testing.T) {
 				Allow: []policy.Rule{{Keys: []string{"tikv"}, Operations: policy.Operations()}}, Admin: policy.Rights(),
 			},
 		},
-		MissRates: map[string]float64{"user": 0.5, "group": 50, "spiffe": 50, "dns": 50},
-		Audit:     config.Audit{Path: "/audit.jsonl", SyncInterval: time.Second},
-		Memory:    config.Memory{Size: 64 << 20},
-		Cache:     config.Cache{Capacity: 1000000},
+		MissRates: map[string]float64{"user": 0.5, "group": 50, "spiffe": 50, "dns": 50, "any": 50, "br": 50},
+		AccessKeys: []config.AccessKey{
+			{ID: "kb2", SecretFile: "/etc/keybroker/any.secret", Client: "any"},
+			{ID: "KB-br_1", SecretFile: "/br.secret", Client: "br"},
+		},
+		Audit:  config.Audit{Path: "/audit.jsonl", SyncInterval: time.Second},
+		Memory: config.Memory{Size: 64 << 20},
+		Cache:  config.Cache{Capacity: 1000000},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("%s", difference(dump(t, got), dump(t, want)))
@@ -231,7 +245,9 @@ func TestByNumber(t *testing.T) {
 	if want := (config.Audit{Path: "/etc/keybroker/log/audit.jsonl", SyncAlways: true}); c.Audit != want {
 		t.Errorf("audit %+v", c.Audit)
 	}
-	for i, want := range []policy.Match{{GID: new(uint32(1<<32 - 2))}, {UID: new(uint32(0))}} {
+	for i, want := range []policy.Match{
+		{GID: new(uint32(1<<32 - 2))}, {UID: new(uint32(0))}, {AWS: &policy.AWSMatch{AccessKeyID: "kb1", UID: new(uint32(7))}},
+	} {
 		if c.Clients[i].Match.String() != want.String() {
 			t.Errorf("%s: %v, want %v", c.Clients[i].Name, c.Clients[i].Match, want)
 		}
@@ -421,7 +437,9 @@ func TestNothingIsShared(t *testing.T) {
 	a.Keys[1].Recipients[0], a.Keys[1].Aliases[0] = config.Recipient{}, "changed"
 	a.Backends[0].Vault.Address, a.Backends[3].GCPKMS.Endpoint = "changed", "changed"
 	a.Backends[1].AWSKMS.AssumeRole.RoleARN, a.Backends[2].AWSKMS.WebIdentity.TokenFile = "changed", "changed"
-	*a.Clients[1].Match.GID, a.Clients[3].Allow[0].Keys[0], a.Clients[3].Allow[0].Operations[0] = 7, "changed", policy.List
+	*a.Clients[3].Match.GID, a.Clients[5].Allow[0].Keys[0], a.Clients[5].Allow[0].Operations[0] = 7, "changed", policy.List
+	*a.Clients[1].Match.AWS.UID, a.AccessKeys[0].ID, a.Listen.AWSKMS.Region = 7, "changed", "changed"
+	a.Keys[1].Passthrough.Backend, a.Keys[1].Passthrough.Contexts[0]["cluster"] = "changed", "changed"
 	a.MissRates["user"] = 7
 	if !reflect.DeepEqual(b, want) {
 		t.Errorf("%s", difference(dump(t, b), dump(t, want)))

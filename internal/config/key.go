@@ -96,6 +96,9 @@ func (w *walker) key(v value, backends map[string]Backend, names map[string]stri
 	if v, ok := b.fields["aliases"]; ok {
 		k.Aliases = w.aliases(v, k.Name, names)
 	}
+	if v, ok := b.fields["passthrough"]; ok {
+		k.Passthrough = w.passthrough(v, backends, k.Name)
+	}
 	return k
 }
 

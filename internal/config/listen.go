@@ -21,15 +21,30 @@ func (w *walker) listen(v value) Listen {
 	if v, ok := b.fields["grpc_tcp"]; ok {
 		l.GRPCTCP = w.grpcTCP(v)
 	}
+	if v, ok := b.fields["aws_kms"]; ok {
+		l.AWSKMS = w.awsEndpoint(v)
+	}
 	if v, ok := b.fields["admin"]; ok {
 		l.Admin = w.admin(v)
 	}
 	if l.GRPC == nil && l.GRPCTCP == nil && len(w.problems) == before && !w.told[v.node] {
-		w.problem(v, "no way to reach the broker", "grpc or grpc_tcp")
+		found := "no way to reach the broker"
+		if l.AWSKMS != nil {
+			found = "no gRPC API, which keybroker's own commands need"
+		}
+		w.problem(v, found, "grpc or grpc_tcp")
 	}
-	if l.GRPCTCP != nil && l.Admin != nil && l.Admin.Address != "" && l.Admin.Address == l.GRPCTCP.Address && !strings.HasSuffix(l.Admin.Address, ":0") {
-		at, _ := w.member(b.fields["admin"], "address")
-		w.problem(at, quote(l.Admin.Address)+", which is grpc_tcp's too", "another port")
+	taken := map[string]string{} // address → the listener it belongs to
+	for _, name := range []string{"grpc_tcp", "aws_kms", "admin"} {
+		at, ok := w.member(b.fields[name], "address")
+		if !ok || w.told[at.node] || !at.isText() || strings.HasSuffix(at.node.Value, ":0") {
+			continue
+		}
+		address := at.node.Value
+		if other, ok := taken[address]; ok {
+			w.problem(at, fmt.Sprintf("%s, which is %s's too", quote(address), other), "another port")
+		}
+		taken[address] = name
 	}
 	return l
 }

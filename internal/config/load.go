@@ -11,8 +11,9 @@ import (
 )
 
 // Load reads the configuration in the file at path, and looks at the permissions
-// of that file and of those that it names. It reads the content of no other
-// file.
+// of that file and of those that it names. It reads the content of no other file
+// but of the secrets of access keys, which it holds to their form (ReadSecretKey)
+// and does not keep.
 //
 // The error is Problems: all that is wrong with the configuration and with the
 // files.

@@ -475,6 +475,12 @@ func TestLoadExamples(t *testing.T) {
 			if tls := c.Listen.GRPCTCP; tls != nil {
 				files[tls.CertFile], files[tls.KeyFile], files[tls.ClientCAFile] = 0o644, 0o600, 0o644
 			}
+			if e := c.Listen.AWSKMS; e != nil {
+				files[e.CertFile], files[e.KeyFile] = 0o644, 0o600
+			}
+			for _, k := range c.AccessKeys {
+				files[k.SecretFile] = 0o600
+			}
 			for _, b := range c.Backends {
 				switch b.Type { // newLoading has made the keyring
 				case config.TypeVault:
@@ -505,7 +511,7 @@ func TestLoadExamples(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				l.write(at, "content", mode)
+				l.write(at, strings.Repeat("content-", 4), mode) // 32 characters, for secrets
 			}
 			if got := l.load("config.yaml"); !strings.HasPrefix(got, "well") {
 				t.Error(got)

@@ -71,10 +71,14 @@ func (w *walker) parse(data []byte) *Config {
 		c.Keys = w.keys(v, backends)
 	}
 	if v, ok := b.fields["clients"]; ok {
-		c.Clients, c.MissRates = w.clients(v, c.Keys, c.Listen)
+		w.clients(v, c)
 	}
 	if len(c.Clients) == 0 {
 		w.warn(v, "no client", "clients: as it is, every caller is refused")
+	}
+	if len(c.Clients) > 0 && c.Listen.AWSKMS != nil && len(c.AccessKeys) == 0 {
+		at, _ := w.member(b.fields["listen"], "aws_kms")
+		w.warn(at, "no client with an access key", "a client with match: {aws: …}: as it is, every request here is refused")
 	}
 	c.Audit = Audit{SyncInterval: DefaultSyncInterval}
 	if v, ok := b.fields["audit"]; ok {

@@ -28,6 +28,8 @@ const (
 	// parent is the directory of a file that the broker makes. It may be missing
 	// still: systemd makes some (RuntimeDirectory=, LogsDirectory=, a socket's own).
 	parent
+	// secretKey is private, and ReadSecretKey takes it.
+	secretKey
 )
 
 // neededFile is a file that the configuration names.
@@ -137,7 +139,7 @@ func (f neededFile) check() (found, want string) {
 		if mode&0o022 != 0 {
 			return is + ": others may write it", "a file that only root and the broker's user may write" + chmod("go-w", f.path)
 		}
-	case private:
+	case private, secretKey:
 		if mode&0o077 != 0 && (!isShared(uid) || mode&0o037 != 0) {
 			return is + ": others may use it", "mode 0600" + chmod("go=", f.path) + asRoot()
 		}
@@ -152,6 +154,9 @@ func (f neededFile) check() (found, want string) {
 	}
 	if err := opens(f.path); err != nil {
 		return is + ": " + reason(err), "a " + what + " that the broker's user may read"
+	}
+	if f.use == secretKey {
+		return wrongSecretKey(f.path)
 	}
 	return "", ""
 }
