@@ -42,9 +42,12 @@ type TCPListener struct {
 
 // LocalTCP returns a listener on what l accepts, which is TCP. Closing it closes l.
 // Options.MaxPerUID counts all callers whose user is not known as one user, so it
-// also bounds all callers that are not on a loopback address together. Each look
-// reads at most two tables four times, and one is made at a time: it takes about a
-// millisecond for each few thousand sockets on the host.
+// also bounds all callers that are not on a loopback address together.
+//
+// A caller is looked up while the next ones wait, which takes about 5 ms for each
+// thousand TCP sockets on the host: the tables are read twice, and four times at
+// most. So a local user who opens very many connections can delay others, here as by
+// filling the queue of those not yet accepted.
 func LocalTCP(l net.Listener, opts Options) *TCPListener {
 	log := opts.Logger
 	if log == nil {
