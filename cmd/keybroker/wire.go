@@ -230,7 +230,8 @@ func brokerKey(k config.Key) (broker.Key, error) {
 		Name: k.Name, Aliases: k.Aliases,
 		Recipients: brokerRecipients(k.Recipients), FormerRecipients: brokerRecipients(k.FormerRecipients),
 		MinRecipients: k.MinRecipients, HedgeAfter: k.HedgeAfter, CheckInterval: k.CheckInterval, Context: pairs,
-		Limits: cache.Limits{TTL: k.TTL, MaxStale: k.MaxStale},
+		Limits: cache.Limits{TTL: k.TTL, RefreshAfter: k.RefreshAfter, MaxStale: k.MaxStale, NegativeTTL: k.NegativeTTL},
+		Warm:   k.Warm,
 		MaxAge: k.MaxAge, MaxUses: k.MaxUses,
 	}
 	for _, former := range k.FormerContexts {

@@ -238,7 +238,7 @@ func checkKeys(t *testing.T, c *config.Config) {
 		for _, former := range k.FormerContexts {
 			checkContext(t, k.Name, former)
 		}
-		if k.HedgeAfter < 0 || k.CheckInterval <= 0 || k.TTL <= 0 || k.MaxStale != 0 && k.MaxStale < k.TTL || k.MaxAge <= 0 || k.MaxUses < 1 {
+		if k.HedgeAfter < 0 || k.CheckInterval <= 0 || k.TTL <= 0 || k.MaxStale != 0 && k.MaxStale < k.TTL || k.RefreshAfter < 0 || k.RefreshAfter >= k.TTL || k.NegativeTTL < 0 || k.MaxAge <= 0 || k.MaxUses < 1 {
 			t.Errorf("key %s: %+v", k.Name, k)
 		}
 	}

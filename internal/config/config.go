@@ -262,6 +262,14 @@ type Key struct {
 	// after it was loaded it is served in an outage: 0 (not past TTL) or at least
 	// TTL.
 	TTL, MaxStale time.Duration
+	// RefreshAfter is when it is opened again in the background if it is in use:
+	// less than TTL, or 0 for never. Default: three quarters of TTL.
+	RefreshAfter time.Duration
+	// NegativeTTL is how long a definite refusal is remembered. Default:
+	// DefaultNegativeTTL.
+	NegativeTTL time.Duration
+	// Warm has the first intermediate key made at the start.
+	Warm bool
 	// MaxAge and MaxUses bound how long one intermediate key makes new envelopes.
 	MaxAge  time.Duration
 	MaxUses uint64
@@ -339,6 +347,7 @@ const (
 	// reaches no KMS goes on with a key that was revoked there.
 	DefaultMaxStale             = 72 * time.Hour
 	DefaultMaxAge               = 24 * time.Hour
+	DefaultNegativeTTL          = 5 * time.Second
 	DefaultMaxUses       uint64 = 1 << 20
 	DefaultMissRate             = 50.0
 	DefaultSyncInterval         = 100 * time.Millisecond

@@ -174,7 +174,7 @@ func TestEverything(t *testing.T) {
 				{Backend: "gcp-default", Key: "projects/example.com:p-1/locations/global/keyRings/r/cryptoKeys/k"},
 			},
 			MinRecipients: 2, CheckInterval: 5 * time.Minute,
-			TTL: time.Hour, MaxStale: 72 * time.Hour, MaxAge: 24 * time.Hour, MaxUses: 1 << 20,
+			TTL: time.Hour, RefreshAfter: 45 * time.Minute, MaxStale: 72 * time.Hour, NegativeTTL: 5 * time.Second, MaxAge: 24 * time.Hour, MaxUses: 1 << 20,
 		}, {
 			Name:             "tikv",
 			Recipients:       []config.Recipient{{Backend: "approle", Key: "tikv"}, {Backend: "local", Key: "tikv"}, {Backend: "local", Key: "other"}},
@@ -182,7 +182,7 @@ func TestEverything(t *testing.T) {
 			MinRecipients:    2, HedgeAfter: 150 * time.Millisecond, CheckInterval: 90 * time.Second,
 			Context:        map[string]string{"cluster": "prod-1", "": "", "with:colon": "any text\n"},
 			FormerContexts: []map[string]string{{"cluster": "prod-0"}, {}},
-			TTL:            2 * time.Hour, MaxStale: 72 * time.Hour, MaxAge: 12 * time.Hour, MaxUses: 1,
+			TTL:            2 * time.Hour, RefreshAfter: time.Hour, MaxStale: 72 * time.Hour, NegativeTTL: time.Second, Warm: true, MaxAge: 12 * time.Hour, MaxUses: 1,
 			Aliases: []string{"tikv-master"},
 			Passthrough: &config.Passthrough{
 				Backend: "aws-role", Key: "arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab",

@@ -84,10 +84,11 @@ func (w *walker) key(v value, backends map[string]Backend, names map[string]stri
 			k.FormerContexts = append(k.FormerContexts, w.context(item, k.Name))
 		}
 	}
-	k.MaxStale = max(DefaultMaxStale, k.TTL)
+	k.MaxStale, k.RefreshAfter, k.NegativeTTL = max(DefaultMaxStale, k.TTL), k.TTL/4*3, DefaultNegativeTTL
 	if v, ok := b.fields["cache"]; ok {
-		k.TTL, k.MaxStale = w.keyCache(v)
+		w.keyCache(v, &k)
 	}
+	b.boolean("warm", &k.Warm)
 	if v, ok := b.fields["intermediate"]; ok {
 		b := w.block(v, "keys.NAME.intermediate")
 		b.duration("max_age", &k.MaxAge, time.Minute, maxTime)
@@ -197,18 +198,27 @@ func (w *walker) context(v value, key string) map[string]string {
 	return pairs
 }
 
-// keyCache reads a key's cache times.
-func (w *walker) keyCache(v value) (ttl, maxStale time.Duration) {
+// keyCache reads a key's cache times into k.
+func (w *walker) keyCache(v value, k *Key) {
 	b := w.block(v, "keys.NAME.cache")
-	ttl = DefaultTTL
-	b.duration("ttl", &ttl, time.Second, maxTime)
-	maxStale = max(DefaultMaxStale, ttl)
-	b.duration("max_stale", &maxStale, 0, maxTime)
-	if at, ok := b.fields["max_stale"]; ok && maxStale != 0 && maxStale < ttl && !w.told[b.fields["ttl"].node] {
-		w.problem(at, fmt.Sprintf("%s, which is less than ttl (%s)", quote(at.node.Value), units(ttl)), "at least ttl, since it counts from the same moment, or 0s to serve nothing past ttl")
+	b.duration("ttl", &k.TTL, time.Second, maxTime)
+	k.MaxStale = max(DefaultMaxStale, k.TTL)
+	b.duration("max_stale", &k.MaxStale, 0, maxTime)
+	ttlTold := w.told[b.fields["ttl"].node]
+	if at, ok := b.fields["max_stale"]; ok && k.MaxStale != 0 && k.MaxStale < k.TTL && !ttlTold {
+		w.problem(at, fmt.Sprintf("%s, which is less than ttl (%s)", quote(at.node.Value), units(k.TTL)), "at least ttl, since it counts from the same moment, or 0s to serve nothing past ttl")
 	}
-	return ttl, maxStale
+	k.RefreshAfter = k.TTL / 4 * 3
+	b.duration("refresh_after", &k.RefreshAfter, 0, maxTime)
+	if at, ok := b.fields["refresh_after"]; ok && k.RefreshAfter >= k.TTL && !ttlTold && !w.told[at.node] {
+		w.problem(at, fmt.Sprintf("%s, which is not less than ttl (%s)", quote(at.node.Value), units(k.TTL)), "less than ttl, or 0s to refresh nothing ahead")
+	}
+	b.duration("negative_ttl", &k.NegativeTTL, 0, maxNegativeTTL)
 }
+
+// maxNegativeTTL is how long a refusal may be remembered: what was allowed again
+// in a KMS is not to be missed for longer.
+const maxNegativeTTL = 5 * time.Minute
 
 // aliases reads other names of key.
 func (w *walker) aliases(v value, key string, names map[string]string) []string {

@@ -73,13 +73,13 @@ func schema() map[string][]entry {
 		"keys.NAME": {
 			must("recipients"), may("former_recipients"), may("min_recipients"), may("hedge_after"), may("check_interval"),
 			may("context"), may("former_contexts"), may("cache"), may("intermediate"), may("aliases"), may("passthrough"),
-			later("warm"),
+			may("warm"),
 		},
 		"keys.NAME.recipients[]":        {must("backend"), must("key")},
 		"keys.NAME.former_recipients[]": {must("backend"), must("key")},
 		"keys.NAME.cache": {
 			may("ttl"), may("max_stale"),
-			later("refresh_after"), later("negative_ttl"), later("persist"),
+			may("refresh_after"), may("negative_ttl"), later("persist"),
 		},
 		"keys.NAME.intermediate":  {may("max_age"), may("max_uses")},
 		"keys.NAME.passthrough":   {must("backend"), must("key"), may("contexts")},
