@@ -267,9 +267,12 @@ func (b *Broker) record(ctx context.Context, rec audit.Record, summed bool) (err
 
 // auditClient is the caller as the audit shows it.
 func auditClient(method string, id peer.Identity) audit.Client {
-	c := audit.Client{Method: method, PID: id.PID, Exe: id.Exe, SPIFFEID: id.SPIFFEID, Addr: id.Addr}
-	if id.Network == peer.Unix {
+	c := audit.Client{Method: method, PID: id.PID, Exe: id.Exe, SPIFFEID: id.SPIFFEID, AccessKeyID: id.AccessKeyID, Addr: id.Addr}
+	switch {
+	case id.Network == peer.Unix:
 		c.UID, c.GID = &id.UID, &id.GID
+	case id.UIDKnown:
+		c.UID = &id.UID
 	}
 	return c
 }

@@ -1,11 +1,8 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -32,8 +29,19 @@ AWS KMS would (listen.aws_kms). docs/tikv.md is the way in and out.`,
 // tikvBroker is what of cfg concerns TiKV.
 func tikvBroker(cfg *config.Config) tikv.Broker {
 	b := tikv.Broker{Region: "us-east-1", Account: "000000000000"}
+	if l := cfg.Listen.AWSKMS; l != nil {
+		b.Region, b.Account = l.Region, l.Account
+		b.Listen(l.Address, l.CertFile != "")
+	}
 	for _, k := range cfg.Keys {
-		b.Keys = append(b.Keys, tikv.Key{Name: k.Name, Aliases: k.Aliases})
+		key := tikv.Key{Name: k.Name, Aliases: k.Aliases}
+		if k.Passthrough != nil {
+			key.Passthrough = k.Passthrough.Key
+		}
+		b.Keys = append(b.Keys, key)
+	}
+	for _, a := range cfg.AccessKeys {
+		b.Clients = append(b.Clients, tikv.Client{Name: a.Client, AccessKeyID: a.ID, SecretFile: a.SecretFile, Lacks: clientLacks(cfg, a.Client)})
 	}
 	return b
 }
@@ -57,26 +65,14 @@ func clientLacks(cfg *config.Config, name string) func(key string, operations ..
 	}
 }
 
-// readSecret returns the secret of an access key, without white space around it.
+// readSecret returns the secret of an access key.
 // The caller wipes it.
 func readSecret(name string) (secret.Value, error) {
-	const most = 4 << 10
-	f, err := os.Open(name)
+	b, err := config.ReadSecretKey(name)
 	if err != nil {
 		return secret.Value{}, err
 	}
-	defer func() { _ = f.Close() }() // it was only read
-	b, err := io.ReadAll(io.LimitReader(f, most+1))
-	if err != nil {
-		clear(b)
-		return secret.Value{}, err
-	}
-	s := bytes.TrimSpace(b)
-	if len(b) > most || len(s) == 0 || bytes.ContainsFunc(s, func(r rune) bool { return r < '!' || r > '~' }) {
-		clear(b)
-		return secret.Value{}, fmt.Errorf("%s holds no secret of an access key: want one line of ASCII without spaces; `keybroker client add` makes one", name)
-	}
-	return secret.NewValue(s), nil
+	return secret.NewValue(b), nil
 }
 
 // brokerFlags are those that say what is not in the configuration, or is another

@@ -23,6 +23,7 @@ import (
 	"github.com/keybroker/keybroker/broker/policy"
 	"github.com/keybroker/keybroker/cache"
 	"github.com/keybroker/keybroker/internal/config"
+	"github.com/keybroker/keybroker/internal/secret"
 	"github.com/keybroker/keybroker/internal/telemetry"
 )
 
@@ -111,6 +112,7 @@ func (w *wiring) settings(cfg *config.Config) (_ broker.Settings, err error) {
 		Backends:       make(map[string]broker.Backend, len(cfg.Backends)),
 		Policy:         p,
 		MissRates:      cfg.MissRates,
+		AccessKeys:     make(map[string]secret.Value, len(cfg.AccessKeys)),
 		AllowUnaudited: cfg.Audit.AllowUnaudited,
 		SHA256:         cfg.SHA256,
 	}
@@ -134,6 +136,13 @@ func (w *wiring) settings(cfg *config.Config) (_ broker.Settings, err error) {
 			return broker.Settings{}, fmt.Errorf("key %s: %w", k.Name, err)
 		}
 		s.Keys = append(s.Keys, key)
+	}
+	for _, k := range cfg.AccessKeys {
+		of, err := config.ReadSecretKey(k.SecretFile)
+		if err != nil {
+			return broker.Settings{}, fmt.Errorf("access key %s: %w", k.ID, err)
+		}
+		s.AccessKeys[k.ID] = secret.NewValue(of)
 	}
 	w.made = made
 	return s, nil
@@ -240,6 +249,16 @@ func brokerKey(k config.Key) (broker.Key, error) {
 			return broker.Key{}, err
 		}
 		out.FormerContexts = append(out.FormerContexts, pairs)
+	}
+	if p := k.Passthrough; p != nil {
+		out.Passthrough = &broker.Passthrough{Recipient: broker.Recipient{Backend: p.Backend, Key: p.Key}}
+		for _, context := range p.Contexts {
+			pairs, err := envelope.NewPairs(context)
+			if err != nil {
+				return broker.Key{}, err
+			}
+			out.Passthrough.Contexts = append(out.Passthrough.Contexts, pairs)
+		}
 	}
 	return out, nil
 }
