@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"fmt"
+	"sync"
 
 	"github.com/keybroker/keybroker/audit"
 	"github.com/keybroker/keybroker/broker/policy"
@@ -44,6 +45,12 @@ func (b *Broker) Purge(ctx context.Context, call Call, name string, force bool) 
 			}
 		}
 		purged = b.purge(func(of string) bool { return name == "" || of == keys[0].Name })
+		for _, k := range keys {
+			for _, r := range k.recipients {
+				// With nothing cached, what is known of them decides readiness.
+				b.conditions.suspect(r.Backend, b.uptime().Add(probeBad))
+			}
+		}
 		return nil
 	})
 	if err != nil {
@@ -61,15 +68,24 @@ func (b *Broker) purge(match func(name string) bool) int {
 	return n
 }
 
-// answering holds that a KMS of k says that it would unwrap now.
+// answering holds that a KMS of k says that it would unwrap now. It asks all of
+// them at once, so that one that hangs does not use up the call's time.
 func (b *Broker) answering(ctx context.Context, k *key) error {
-	failed := &loadError{}
+	ctx, cancel := context.WithCancel(ctx)
+	answers := make(chan failure, len(k.recipients))
+	var asked sync.WaitGroup
+	defer asked.Wait()
+	defer cancel()
 	for _, r := range k.recipients {
-		err := r.kms.check(ctx, r.Key)
-		if err == nil {
+		asked.Go(func() { answers <- failure{r.Recipient, r.kms.check(ctx, r.Key)} })
+	}
+	failed := &loadError{}
+	for range k.recipients {
+		answer := <-answers
+		if answer.err == nil {
 			return nil
 		}
-		failed.add(r.Recipient, err)
+		failed.add(answer.recipient, answer.err)
 	}
 	return fail(BackendUnavailable, "key "+k.Name+": no KMS would open its intermediate keys now, so a purge would end its service; use --force if that is meant: "+classes(failed.failures), failed)
 }
