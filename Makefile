@@ -11,6 +11,7 @@ PROTOC_GEN_GO_VERSION   := v1.36.12
 PROTOC_GEN_GRPC_VERSION := v1.6.2
 GOLANGCI_VERSION        := v2.15.0
 YAMLLINT_VERSION        := 1.38.0
+MOTO_VERSION            := 5.2.5
 
 TOOLS := $(CURDIR)/.tools
 BIN   := $(TOOLS)/bin
@@ -43,10 +44,26 @@ test: ## unit, property, golden, script and race tests
 fuzz: ## every fuzz target, FUZZTIME each
 	@deploy/lint/fuzz.sh $(FUZZTIME)
 
+# Where the latency of failover is written to, and which tests run.
+FAILOVER_TABLE ?= integration/results/failover.md
+RUN            ?= .
 .PHONY: integration
-integration: build $(TOOLS)/vaultserver ## the same binary against a real Vault server
+integration: build $(TOOLS)/vaultserver moto ## the same binary against real KMSs and emulators, and with faults between
+	@mkdir -p $(dir $(FAILOVER_TABLE))
 	cd integration && KEYBROKER_BIN=$(CURDIR)/bin/keybroker KEYBROKER_VAULTSERVER=$(TOOLS)/vaultserver \
-		go test -count=1 -timeout 20m ./...
+		KEYBROKER_MOTO=$(TOOLS)/venv/bin/moto_server KEYBROKER_FAILOVER_TABLE=$(abspath $(FAILOVER_TABLE)) \
+		go test -count=1 -timeout 20m -run '$(RUN)' ./...
+
+# moto needs Python. Without it the tests that need moto say so and are skipped,
+# but in CI that is an error.
+.PHONY: moto
+moto:
+	@if [ -e $(TOOLS)/venv/moto-$(MOTO_VERSION) ]; then exit 0; fi; \
+		python3 -m venv $(TOOLS)/venv && \
+		$(TOOLS)/venv/bin/pip install -q --disable-pip-version-check 'moto[server]==$(MOTO_VERSION)' && \
+		touch $(TOOLS)/venv/moto-$(MOTO_VERSION) && exit 0; \
+		if [ "$${CI:-}" = true ]; then echo "integration: moto is missing: it needs python3-venv" >&2; exit 1; fi; \
+		echo "integration: SKIP: moto is missing: it needs python3-venv"
 
 # The server takes minutes to compile, so it is built once for each version of
 # its source. It is a Go module of its own, so that nothing else inherits what it

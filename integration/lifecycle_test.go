@@ -172,7 +172,8 @@ func TestHangup(t *testing.T) {
 func TestHealthPages(t *testing.T) {
 	v := startVault(t)
 	v.newKey("tikv", nil)
-	b := newBroker(t, v.backend("vault-main"), "  tikv: {recipients: [{backend: vault-main, key: tikv}]}")
+	// That Vault is sealed is found out by the next check.
+	b := newBroker(t, v.backend("vault-main"), "  tikv: {recipients: [{backend: vault-main, key: tikv}], check_interval: 1s}")
 	admin := freePort(t)
 	b.listenAdmin(admin)
 	b.start()
