@@ -25,6 +25,7 @@ func arrows() map[string][]string {
 		"backends/vault":          {"backends"},
 		"broker":                  {"audit", "backends", "broker/envelope", "broker/peer", "broker/policy", "cache", "internal/secret"},
 		"broker/admin":            {},
+		"broker/awsapi":           {"broker", "broker/awsapi/sigv4", "broker/peer", "internal/secret"},
 		"broker/awsapi/sigv4":     {},
 		"broker/envelope":         {"backends"},
 		"broker/grpcapi":          {"broker", "broker/peer", "cache", "proto/keybroker/v1"},
@@ -50,7 +51,7 @@ func outward() map[string][]string {
 		// client_golang's, too, and key.dict has one message of it.
 		"google.golang.org/protobuf": {"broker/grpcapi", "proto/keybroker/v1", "backends/gcpkms", "backends/gcpkms/gcptest", "cmd/keybroker", "internal/telemetry", "internal/tikv", "broker/admin"},
 		// Vault and AWS KMS are asked by it, and Google for tokens; gRPC has it, too.
-		"net/http":                            {"broker/grpcapi", "broker/admin", "backends/vault", "backends/awskms", "backends/gcpkms", "backends/gcpkms/gcptest", "internal/telemetry", "proto/keybroker/v1", "cmd/keybroker"},
+		"net/http":                            {"broker/grpcapi", "broker/admin", "broker/awsapi", "backends/vault", "backends/awskms", "backends/gcpkms", "backends/gcpkms/gcptest", "internal/telemetry", "proto/keybroker/v1", "cmd/keybroker"},
 		"github.com/aws":                      {"backends/awskms", "cmd/keybroker"},
 		"cloud.google.com/go":                 {"backends/gcpkms", "backends/gcpkms/gcptest", "cmd/keybroker"},
 		"google.golang.org/api":               {"backends/gcpkms", "backends/gcpkms/gcptest", "cmd/keybroker"}, // kmspb's package has the client, too

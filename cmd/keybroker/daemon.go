@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"sync"
 	"syscall"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 	"github.com/keybroker/keybroker/audit"
 	"github.com/keybroker/keybroker/broker"
 	"github.com/keybroker/keybroker/broker/admin"
+	"github.com/keybroker/keybroker/broker/awsapi"
 	"github.com/keybroker/keybroker/broker/grpcapi"
 	"github.com/keybroker/keybroker/broker/peer"
 	"github.com/keybroker/keybroker/internal/bootclock"
@@ -51,6 +53,9 @@ type serveOptions struct {
 	// admin is the address of metrics and health in place of the configuration's;
 	// empty for none. Nil: as the configuration says.
 	admin *string
+	// aws is the address of the AWS-KMS-compatible endpoint in place of the
+	// configuration's; empty for none. Nil: as the configuration says.
+	aws *string
 	// ready is called once the broker serves. May be nil.
 	ready func()
 }
@@ -63,6 +68,15 @@ func (o serveOptions) listen(l config.Listen) config.Listen {
 		l.Admin = nil
 	default:
 		l.Admin = &config.Admin{Address: *o.admin}
+	}
+	switch {
+	case o.aws == nil || l.AWSKMS == nil:
+	case *o.aws == "":
+		l.AWSKMS = nil
+	default:
+		elsewhere := *l.AWSKMS
+		elsewhere.Address = *o.aws
+		l.AWSKMS = &elsewhere
 	}
 	return l
 }
@@ -133,7 +147,7 @@ func (d *daemon) run(ctx context.Context) error {
 	var serverTLSConfig *tls.Config
 	if d.cfg.Listen.GRPCTCP != nil {
 		var err error
-		if serverTLSConfig, err = serverTLS(d.cfg.Listen.GRPCTCP); err != nil {
+		if serverTLSConfig, err = serverTLS(d.cfg.Listen.GRPCTCP.CertFile, d.cfg.Listen.GRPCTCP.KeyFile, d.cfg.Listen.GRPCTCP.ClientCAFile); err != nil {
 			return fmt.Errorf("listen.grpc_tcp: %w", err)
 		}
 	}
@@ -141,6 +155,10 @@ func (d *daemon) run(ctx context.Context) error {
 		Broker: d.broker, TLS: serverTLSConfig, Reflection: d.opts.reflection, Refused: d.refused, Logger: d.log,
 		About: grpcapi.About{Version: versionText(), Node: d.cfg.Node, StartedAt: d.started},
 	})
+	awsServer, err := d.awsServer()
+	if err != nil {
+		return err
+	}
 	adminServer := admin.NewServer(admin.Config{
 		Gatherer: d.metrics.Registry, Serves: d.broker.Serves,
 		Auditing: func() error { return d.audit.Head().Err },
@@ -153,6 +171,9 @@ func (d *daemon) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for _, l := range doors.grpc {
 		group.Go(func() error { return grpcServer.Serve(l) })
+	}
+	if awsServer != nil {
+		group.Go(func() error { return awsServer.Serve(doors.awsKMS) })
 	}
 	if doors.admin != nil {
 		group.Go(func() error {
@@ -170,7 +191,16 @@ func (d *daemon) run(ctx context.Context) error {
 		notifyStopping()
 		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
 		defer cancel()
-		grpcServer.Stop(drain)
+		var stopping sync.WaitGroup
+		stopping.Go(func() { grpcServer.Stop(drain) })
+		if awsServer != nil {
+			stopping.Go(func() {
+				if err := awsServer.Stop(drain); err != nil {
+					d.log.Warn("draining", "error", err)
+				}
+			})
+		}
+		stopping.Wait()
 		return adminServer.Shutdown(drain)
 	})
 	d.log.Info("ready", "version", versionText(), "node", d.cfg.Node, "config_sha256", d.cfg.SHA256, "took", time.Since(d.started).String())
@@ -179,6 +209,25 @@ func (d *daemon) run(ctx context.Context) error {
 		d.opts.ready()
 	}
 	return group.Wait()
+}
+
+// awsServer returns the AWS-KMS-compatible endpoint, nil if there is none.
+func (d *daemon) awsServer() (*awsapi.Server, error) {
+	a := d.opts.listen(d.cfg.Listen).AWSKMS
+	if a == nil {
+		return nil, nil
+	}
+	var over *tls.Config
+	if a.CertFile != "" {
+		var err error
+		if over, err = serverTLS(a.CertFile, a.KeyFile, ""); err != nil {
+			return nil, fmt.Errorf("listen.aws_kms: %w", err)
+		}
+	}
+	return awsapi.New(awsapi.Config{
+		Broker: d.broker, Region: a.Region, Account: a.Account, AnswerBy: a.AnswerBy, ClockWindow: a.ClockWindow,
+		TLS: over, KeyOf: d.broker.KeyPassing, Now: time.Now, Logger: d.log,
+	})
 }
 
 // refused puts on the record that a connection was closed before its first call.

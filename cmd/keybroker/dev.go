@@ -18,6 +18,7 @@ import (
 
 	"github.com/keybroker/keybroker/backends/file"
 	"github.com/keybroker/keybroker/internal/config"
+	"github.com/keybroker/keybroker/internal/tikv"
 )
 
 // devKey is the one key of a dev broker.
@@ -25,36 +26,41 @@ const devKey = "demo"
 
 // newDevCommand returns `keybroker dev`.
 func newDevCommand(env *Env) *cobra.Command {
-	var dir, admin string
+	var dir, admin, aws string
 	cmd := &cobra.Command{
 		Use:   "dev",
 		Short: "Run a broker with a keyring, a policy and an audit log of its own",
 		Long: `Run a working broker in one command, to try it out or to develop against: a
 local keyring, one key, a policy that lets you and nobody else do everything, and
-an audit log, all made in one private directory. What is there already is used
+an audit log, all made in one private directory. It answers AWS's tools and SDKs as
+AWS KMS would, with an access key that it makes. What is there already is used
 again, so wrapped keys outlive a restart.
 
 It is for development: the keyring is as safe as the directory it is in.`,
 		Example: `  keybroker dev
-  keybroker dev --dir /tmp/kb --admin 127.0.0.1:0`,
+  keybroker dev --dir /tmp/kb --admin '' --aws 127.0.0.1:7481`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			began := time.Now()
-			d, err := makeDev(dir, admin)
+			d, err := makeDev(dir, admin, aws)
 			if err != nil {
 				return err
 			}
 			o := serveOptions{
 				config: d.path("config.yaml"), insecure: true, logFormat: "text", logLevel: "warn", reflection: true,
-				ready: func() { d.welcome(env, time.Since(began)) },
+				ready: func() { d.welcome(env, time.Since(began), aws) },
 			}
 			if cmd.Flags().Changed("admin") {
 				o.admin = &admin
+			}
+			if cmd.Flags().Changed("aws") {
+				o.aws = &aws
 			}
 			return freeAdmin(serve(cmd.Context(), env, o))
 		},
 	}
 	cmd.Flags().StringVar(&dir, "dir", ".keybroker-dev", "`directory` for all that it makes")
+	cmd.Flags().StringVar(&aws, "aws", "127.0.0.1:7480", "`address` at which it answers as AWS KMS; empty for none")
 	cmd.Flags().StringVar(&admin, "admin", "127.0.0.1:7490", "`address` of metrics and health; empty for none, port 0 for a free one")
 	return cmd
 }
@@ -66,7 +72,7 @@ func (d dev) path(name string) string { return filepath.Join(d.dir, name) }
 
 // makeDev makes in dir whatever is not there yet. What could not be served is
 // found before anything is made.
-func makeDev(dir, admin string) (dev, error) {
+func makeDev(dir, admin, aws string) (dev, error) {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
 		return dev{}, err
@@ -79,8 +85,10 @@ func makeDev(dir, admin string) (dev, error) {
 	if _, err := os.Lstat(d.path("config.yaml")); err == nil {
 		return d, nil
 	}
-	if err := tryAdmin(admin); err != nil {
-		return dev{}, err
+	for _, try := range []struct{ flag, address string }{{"admin", admin}, {"aws", aws}} {
+		if err := tryAddress(try.flag, try.address); err != nil {
+			return dev{}, err
+		}
 	}
 	if err := os.MkdirAll(abs, 0o700); err != nil {
 		return dev{}, err
@@ -88,16 +96,36 @@ func makeDev(dir, admin string) (dev, error) {
 	if _, err := file.Create(d.path("keyring"), devKey, rand.Reader, time.Now()); err != nil && !errors.Is(err, fs.ErrExist) {
 		return dev{}, err
 	}
+	if err := d.makeAccessKey(); err != nil {
+		return dev{}, err
+	}
 	var text bytes.Buffer
 	t := template.Must(template.New("config").Parse(devConfig))
-	if err := t.Execute(&text, map[string]any{"UID": os.Getuid(), "Key": devKey, "Admin": admin}); err != nil {
+	if err := t.Execute(&text, map[string]any{"UID": os.Getuid(), "Key": devKey, "Admin": admin, "AWS": aws, "AccessKey": devAccessKey}); err != nil {
 		return dev{}, err
 	}
 	return d, outFile{name: d.path("config.yaml")}.write(text.Bytes())
 }
 
-// tryAdmin tells whether address can be listened on now.
-func tryAdmin(address string) error {
+// devAccessKey is the id of the access key of a dev broker; its secret is in
+// aws.secret.
+const devAccessKey = "KBDEV"
+
+// makeAccessKey makes the secret of the access key, if there is none.
+func (d dev) makeAccessKey() error {
+	if _, err := os.Lstat(d.path("aws.secret")); err == nil {
+		return nil
+	}
+	k, err := tikv.NewAccessKey(rand.Reader)
+	if err != nil {
+		return err
+	}
+	defer k.Secret.Wipe()
+	return outFile{name: d.path("aws.secret")}.write(k.Secret.Bytes())
+}
+
+// tryAddress tells whether address can be listened on now.
+func tryAddress(flag, address string) error {
 	if address == "" {
 		return nil
 	}
@@ -106,16 +134,16 @@ func tryAdmin(address string) error {
 	case err == nil:
 		return l.Close()
 	case errors.Is(err, syscall.EADDRINUSE):
-		return freeAdmin(fmt.Errorf("--admin: %w", addressInUse(address, err)))
+		return freeAdmin(fmt.Errorf("--%s: %w", flag, addressInUse(address, err)))
 	default:
-		return usageError(fmt.Errorf("--admin: %w", err))
+		return usageError(fmt.Errorf("--%s: %w", flag, err))
 	}
 }
 
 // freeAdmin adds to an error of an address that is in use how to take another.
 func freeAdmin(err error) error {
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf("%w; `keybroker dev --admin 127.0.0.1:0` takes a free one (make run ARGS='--admin 127.0.0.1:0')", err)
+		return fmt.Errorf("%w; `keybroker dev --admin 127.0.0.1:0 --aws ''` takes a free one and does without the other (make run ARGS=\"--admin 127.0.0.1:0 --aws ''\")", err)
 	}
 	return err
 }
@@ -130,6 +158,9 @@ listen:
 {{- if .Admin}}
   admin: {address: "{{.Admin}}"}
 {{- end}}
+{{- if .AWS}}
+  aws_kms: {address: "{{.AWS}}"}
+{{- end}}
 backends:
   local: {type: file, path: keyring}
 keys:
@@ -142,26 +173,32 @@ clients:
     allow:
       - {keys: ["*"], operations: ["*"]}
     admin: ["*"]
+{{- if .AWS}}
+  aws:
+    match: {aws: {access_key_id: {{.AccessKey}}, secret_key_file: aws.secret, uid: {{.UID}}}}
+    allow:
+      - {keys: ["*"], operations: ["*"]}
+{{- end}}
 audit: {path: audit.jsonl}
 memory: {locked: prefer}
 `
 
 // welcome prints the next lines to type.
-func (d dev) welcome(env *Env, took time.Duration) {
+func (d dev) welcome(env *Env, took time.Duration, aws string) {
 	fmt.Fprintf(env.Stdout, `keybroker dev is ready after %d ms. All it has is in %s.
 
 In another terminal, paste:
 
 %s
 Stop it with Ctrl-C. It goes on where it was when it is started again.
-`, took.Milliseconds(), d.dir, indent(d.lines(env.Program())))
+`, took.Milliseconds(), d.dir, indent(d.lines(env.Program(), aws)))
 }
 
 // lines are the commands that show the main job.
-func (d dev) lines(program string) string {
+func (d dev) lines(program, aws string) string {
 	file, wrapped := d.freeFile()
 	wrapped = quote(wrapped)
-	return strings.Join([]string{
+	lines := []string{
 		"export KEYBROKER_SOCKET=" + quote(d.path("keybroker.sock")),
 		"# a data key, wrapped",
 		program + " generate " + devKey + " --context file=" + file + " --out " + wrapped,
@@ -171,8 +208,17 @@ func (d dev) lines(program string) string {
 		"# who asked for what",
 		program + " audit tail",
 		program + " audit verify " + quote(d.path("audit.jsonl")),
-		"",
-	}, "\n")
+	}
+	if _, err := os.Lstat(d.path("aws.secret")); err == nil && aws != "" {
+		lines = append(lines,
+			"# the same key, as AWS's tools and TiKV ask for it",
+			"export AWS_ACCESS_KEY_ID="+devAccessKey+" AWS_SECRET_ACCESS_KEY=$(cat "+quote(d.path("aws.secret"))+") AWS_DEFAULT_REGION=us-east-1",
+			"command -v aws > /dev/null || aws() { echo \"the AWS CLI is not installed: aws $*\"; }",
+			"aws kms generate-data-key --endpoint-url http://"+aws+" --key-id "+devKey+" --key-spec AES_256",
+			"aws kms describe-key --endpoint-url http://"+aws+" --key-id alias/"+devKey,
+		)
+	}
+	return strings.Join(lines, "\n")
 }
 
 // freeFile names a file to encrypt, and where its wrapped key goes: no key of an

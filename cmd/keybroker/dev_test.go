@@ -24,7 +24,7 @@ func TestDevLinesWork(t *testing.T) {
 	if err := os.Symlink(program, filepath.Join(dir, "bin", "keybroker")); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("bin/keybroker", "dev", "--admin", "")
+	cmd := exec.Command("bin/keybroker", "dev", "--admin", "", "--aws", "")
 	cmd.Dir = dir
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()

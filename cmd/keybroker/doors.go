@@ -13,8 +13,9 @@ import (
 
 // doors are the open listeners.
 type doors struct {
-	grpc  []net.Listener
-	admin net.Listener
+	grpc   []net.Listener
+	awsKMS net.Listener
+	admin  net.Listener
 }
 
 // maxPerUID is how many connections one local user may have open: enough for any
@@ -28,12 +29,14 @@ func openDoors(listen config.Listen, log *slog.Logger, refused func(peer.Identit
 		if err == nil {
 			return
 		}
-		for _, l := range d.grpc {
-			err = errors.Join(err, l.Close())
+		for _, l := range append(d.grpc, d.awsKMS) {
+			if l != nil {
+				err = errors.Join(err, l.Close())
+			}
 		}
 	}()
 	accept := peer.Options{Logger: log, Refused: refused, MaxPerUID: maxPerUID}
-	activated, err := peer.Activated(accept, []string{"grpc"}, nil)
+	activated, err := peer.Activated(accept, []string{"grpc"}, []string{awsSocket})
 	if err != nil {
 		return d, err
 	}
@@ -56,12 +59,40 @@ func openDoors(listen config.Listen, log *slog.Logger, refused func(peer.Identit
 		}
 		d.grpc = append(d.grpc, l)
 	}
+	if d.awsKMS, err = openAWS(listen.AWSKMS, activated.TCP[awsSocket], accept); err != nil {
+		return d, err
+	}
 	if a := listen.Admin; a != nil {
 		if d.admin, err = net.Listen("tcp", a.Address); err != nil {
 			return d, fmt.Errorf("listen.admin: %w", addressInUse(a.Address, err))
 		}
 	}
 	return d, nil
+}
+
+// awsSocket is the name of the socket that systemd holds for listen.aws_kms.
+const awsSocket = "aws_kms"
+
+// openAWS opens the listener of the AWS-KMS-compatible endpoint, or takes the one
+// that systemd holds.
+func openAWS(a *config.AWSEndpoint, held *peer.TCPListener, accept peer.Options) (net.Listener, error) {
+	switch {
+	case a == nil && held == nil:
+		return nil, nil
+	case a == nil:
+		return nil, errors.Join(errors.New("systemd passed the socket aws_kms, but listen.aws_kms is not configured"), held.Close())
+	case held == nil:
+		l, err := net.Listen("tcp", a.Address)
+		if err != nil {
+			return nil, fmt.Errorf("listen.aws_kms: %w", addressInUse(a.Address, err))
+		}
+		return peer.LocalTCP(l, accept), nil
+	}
+	// The unit decides the address, and it may have been changed there alone.
+	if at, ok := held.Addr().(*net.TCPAddr); a.CertFile == "" && (!ok || !at.IP.IsLoopback()) {
+		return nil, errors.Join(fmt.Errorf("systemd passed the socket aws_kms at %v, which others than this host reach; without listen.aws_kms.cert it must be a loopback address", held.Addr()), held.Close())
+	}
+	return held, nil
 }
 
 // addressInUse is err; if address has a listener already, it says how to go on.

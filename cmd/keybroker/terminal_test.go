@@ -21,7 +21,7 @@ func startDev(t *testing.T) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	cmd := exec.Command("keybroker", "dev", "--admin", "", "--dir", dir)
+	cmd := exec.Command("keybroker", "dev", "--admin", "", "--aws", "", "--dir", dir)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

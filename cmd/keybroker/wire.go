@@ -271,28 +271,32 @@ func brokerRecipients(rs []config.Recipient) []broker.Recipient {
 	return out
 }
 
-// serverTLS returns the TLS of the TCP listener: 1.3, and only for clients with a
-// certificate of the CA. All files are read again for each handshake, so that
-// renewed ones are used without a restart; while they cannot be read, handshakes
-// fail.
-func serverTLS(l *config.GRPCTCP) (*tls.Config, error) {
+// serverTLS returns the TLS of a listener: with clientCAFile 1.3, and only for
+// clients with a certificate of that CA. All files are read again for each
+// handshake, so that renewed ones are used without a restart; while they cannot be
+// read, handshakes fail.
+func serverTLS(certFile, keyFile, clientCAFile string) (*tls.Config, error) {
 	read := func(*tls.ClientHelloInfo) (*tls.Config, error) {
-		pem, err := os.ReadFile(l.ClientCAFile)
+		pair, err := tls.LoadX509KeyPair(certFile, keyFile)
 		if err != nil {
 			return nil, err
 		}
-		roots := x509.NewCertPool()
-		if !roots.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("%s has no certificate in PEM form", l.ClientCAFile)
+		cfg := &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{pair}, NextProtos: []string{"h2"}}
+		if clientCAFile == "" {
+			// The SDKs of older stores know neither TLS 1.3 nor HTTP/2.
+			cfg.MinVersion, cfg.NextProtos = tls.VersionTLS12, []string{"h2", "http/1.1"}
+			return cfg, nil
 		}
-		pair, err := tls.LoadX509KeyPair(l.CertFile, l.KeyFile)
+		pem, err := os.ReadFile(clientCAFile)
 		if err != nil {
 			return nil, err
 		}
-		return &tls.Config{
-			MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{pair}, NextProtos: []string{"h2"},
-			ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: roots,
-		}, nil
+		cfg.ClientCAs = x509.NewCertPool()
+		if !cfg.ClientCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("%s has no certificate in PEM form", clientCAFile)
+		}
+		cfg.ClientAuth = tls.RequireAndVerifyClientCert
+		return cfg, nil
 	}
 	cfg, err := read(nil)
 	if err != nil {
