@@ -48,8 +48,9 @@ type serveOptions struct {
 	config              string
 	insecure            bool
 	logFormat, logLevel string
-	// reflection serves gRPC reflection: dev only.
-	reflection bool
+	// dev serves gRPC reflection too, and does not warn of a configuration that
+	// `keybroker dev` made itself.
+	dev bool
 	// admin is the address of metrics and health in place of the configuration's;
 	// empty for none. Nil: as the configuration says.
 	admin *string
@@ -94,8 +95,10 @@ func serve(ctx context.Context, env *Env, opts serveOptions) error {
 	if d.cfg, err = config.Load(opts.config); err != nil {
 		return configError(err)
 	}
-	for _, w := range d.cfg.Warnings {
-		d.log.Warn("configuration", "warning", w.String())
+	if !opts.dev {
+		for _, w := range d.cfg.Warnings {
+			d.log.Warn("configuration", "warning", w.String())
+		}
 	}
 
 	// The arena comes before anything that could hold a key.
@@ -152,7 +155,7 @@ func (d *daemon) run(ctx context.Context) error {
 		}
 	}
 	grpcServer := grpcapi.New(grpcapi.Config{
-		Broker: d.broker, TLS: serverTLSConfig, Reflection: d.opts.reflection, Refused: d.refused, Logger: d.log,
+		Broker: d.broker, TLS: serverTLSConfig, Reflection: d.opts.dev, Refused: d.refused, Logger: d.log,
 		About: grpcapi.About{Version: versionText(), Node: d.cfg.Node, StartedAt: d.started},
 	})
 	awsServer, err := d.awsServer()

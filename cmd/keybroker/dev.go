@@ -47,7 +47,7 @@ It is for development: the keyring is as safe as the directory it is in.`,
 				return err
 			}
 			o := serveOptions{
-				config: d.path("config.yaml"), insecure: true, logFormat: "text", logLevel: "warn", reflection: true,
+				config: d.path("config.yaml"), insecure: true, logFormat: "text", logLevel: "warn", dev: true,
 				ready: func() { d.welcome(env, time.Since(began), aws) },
 			}
 			if cmd.Flags().Changed("admin") {
