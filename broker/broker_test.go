@@ -533,6 +533,9 @@ func TestInspectAsksNobody(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if len(i.Missing) != 0 {
+		t.Errorf("it is said to lack %+v", i.Missing)
+	}
 	want := broker.RecipientInfo{KEK: broker.KEK{Provider: "fake", Reference: f.one.ref("a"), Version: "1"}, Backend: "one", State: broker.RecipientUsable}
 	if i.KeyName != "tikv" || len(i.Recipients) != 1 || i.Recipients[0] != want || !i.CreatedAt.Equal(f.now.Now()) {
 		t.Errorf("%+v", i)
@@ -545,6 +548,9 @@ func TestInspectAsksNobody(t *testing.T) {
 	want.Backend, want.State = "", broker.RecipientNotConfigured
 	if len(i.Recipients) != 1 || i.Recipients[0] != want {
 		t.Errorf("%+v for a recipient that is not listed any more", i)
+	}
+	if len(i.Missing) != 1 || i.Missing[0].Backend != "two" {
+		t.Errorf("it is not said to lack the present recipient: %+v", i.Missing)
 	}
 	if f.one.unwraps.Load() != calls {
 		t.Error("a backend was called")

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/keybroker/keybroker/audit"
@@ -15,6 +16,8 @@ type Inspected struct {
 	KeyName    string
 	CreatedAt  time.Time
 	Recipients []RecipientInfo
+	// Missing are the key's present recipients that it is not wrapped for.
+	Missing []RecipientInfo
 }
 
 // RecipientInfo is a recipient of an envelope or of a key, and what the broker
@@ -63,6 +66,7 @@ func (b *Broker) Inspect(ctx context.Context, call Call, wrappedKey []byte) (Ins
 		for _, r := range env.IK().Recipients() {
 			i.Recipients = append(i.Recipients, b.recipientOf(ctx, k, r))
 		}
+		i.Missing = b.missing(ctx, k, i.Recipients)
 		return nil
 	})
 	if err != nil {
@@ -107,4 +111,24 @@ func (b *Broker) stateOf(k *key, r recipient) RecipientState {
 	default:
 		return RecipientUnreachable
 	}
+}
+
+// missing are the present recipients of k that are none of have.
+func (b *Broker) missing(ctx context.Context, k *key, have []RecipientInfo) []RecipientInfo {
+	ctx, cancel := context.WithTimeout(ctx, matchWait)
+	defer cancel()
+	var missing []RecipientInfo
+	for _, r := range k.writers() {
+		found := slices.ContainsFunc(have, func(h RecipientInfo) bool {
+			if h.Provider != r.kms.of.Provider {
+				return false
+			}
+			is, err := r.kms.match(ctx, r.Key, h.Reference)
+			return is || err != nil // not to be told as missing if it may be there
+		})
+		if !found {
+			missing = append(missing, RecipientInfo{KEK{Provider: r.kms.of.Provider, Reference: r.Key}, r.Backend, b.stateOf(k, r)})
+		}
+	}
+	return missing
 }

@@ -68,6 +68,7 @@ message InspectKeyResponse
   key_name 1 string
   created_at 2 google.protobuf.Timestamp
   recipients 3 repeated Recipient
+  missing 4 repeated Recipient
 message Recipient
   provider 1 string
   key_ref 2 string

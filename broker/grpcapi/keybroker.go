@@ -72,7 +72,7 @@ func (s *keyBroker) RewrapKey(ctx context.Context, req *keybrokerv1.RewrapKeyReq
 func (s *keyBroker) InspectKey(ctx context.Context, req *keybrokerv1.InspectKeyRequest) (*keybrokerv1.InspectKeyResponse, error) {
 	i, err := s.broker.Inspect(ctx, callOf(ctx, "InspectKey"), req.GetWrappedKey())
 	out := &keybrokerv1.InspectKeyResponse{KeyName: i.KeyName, CreatedAt: timestamppb.New(i.CreatedAt)}
-	out.Recipients = recipients(i.Recipients)
+	out.Recipients, out.Missing = recipients(i.Recipients), recipients(i.Missing)
 	return answer(out, err)
 }
 

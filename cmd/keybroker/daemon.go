@@ -158,7 +158,7 @@ func (d *daemon) run(ctx context.Context) error {
 		Broker: d.broker, TLS: serverTLSConfig, Reflection: d.opts.dev, Refused: d.refused, Logger: d.log,
 		About: grpcapi.About{Version: versionText(), Node: d.cfg.Node, StartedAt: d.started},
 	})
-	awsServer, err := d.awsServer()
+	awsServer, err := d.awsServer() //nolint:contextcheck // it lives until Stop, not as long as a call
 	if err != nil {
 		return err
 	}

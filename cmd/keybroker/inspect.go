@@ -41,7 +41,17 @@ key's claim until it has been opened.`,
 				for _, k := range r.Recipients {
 					t.row(k.Provider, orDash(k.Backend), recipientCell(k.State), orDash(k.KeyVersion), k.KeyRef)
 				}
-				return env.printTable(&t)
+				if err := env.printTable(&t); err != nil || len(r.Missing) == 0 {
+					return err
+				}
+				fmt.Fprintln(env.Stdout, "\nIt lacks master keys that the key has now; `keybroker rewrap` adds them:")
+				fmt.Fprintln(env.Stdout)
+				var missing table
+				missing.head("PROVIDER", "BACKEND", "STATE", "MASTER KEY")
+				for _, k := range r.Missing {
+					missing.row(k.Provider, k.Backend, recipientCell(k.State), k.KeyRef)
+				}
+				return env.printTable(&missing)
 			})
 		},
 	}

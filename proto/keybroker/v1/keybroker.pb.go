@@ -932,10 +932,13 @@ func (x *InspectKeyRequest) GetWrappedKey() []byte {
 }
 
 type InspectKeyResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	KeyName       string                 `protobuf:"bytes,1,opt,name=key_name,json=keyName,proto3" json:"key_name,omitempty"`
-	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
-	Recipients    []*Recipient           `protobuf:"bytes,3,rep,name=recipients,proto3" json:"recipients,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	KeyName    string                 `protobuf:"bytes,1,opt,name=key_name,json=keyName,proto3" json:"key_name,omitempty"`
+	CreatedAt  *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	Recipients []*Recipient           `protobuf:"bytes,3,rep,name=recipients,proto3" json:"recipients,omitempty"`
+	// The key's present recipients that the wrapped key lacks: with any, it is
+	// degraded, and RewrapKey makes it whole.
+	Missing       []*Recipient `protobuf:"bytes,4,rep,name=missing,proto3" json:"missing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -987,6 +990,13 @@ func (x *InspectKeyResponse) GetCreatedAt() *timestamppb.Timestamp {
 func (x *InspectKeyResponse) GetRecipients() []*Recipient {
 	if x != nil {
 		return x.Recipients
+	}
+	return nil
+}
+
+func (x *InspectKeyResponse) GetMissing() []*Recipient {
+	if x != nil {
+		return x.Missing
 	}
 	return nil
 }
@@ -1304,14 +1314,15 @@ const file_keybroker_v1_keybroker_proto_rawDesc = "" +
 	"\bkey_name\x18\x02 \x01(\tR\akeyName\"4\n" +
 	"\x11InspectKeyRequest\x12\x1f\n" +
 	"\vwrapped_key\x18\x01 \x01(\fR\n" +
-	"wrappedKey\"\xa3\x01\n" +
+	"wrappedKey\"\xd6\x01\n" +
 	"\x12InspectKeyResponse\x12\x19\n" +
 	"\bkey_name\x18\x01 \x01(\tR\akeyName\x129\n" +
 	"\n" +
 	"created_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x127\n" +
 	"\n" +
 	"recipients\x18\x03 \x03(\v2\x17.keybroker.v1.RecipientR\n" +
-	"recipients\"\xaf\x01\n" +
+	"recipients\x121\n" +
+	"\amissing\x18\x04 \x03(\v2\x17.keybroker.v1.RecipientR\amissing\"\xaf\x01\n" +
 	"\tRecipient\x12\x1a\n" +
 	"\bprovider\x18\x01 \x01(\tR\bprovider\x12\x17\n" +
 	"\akey_ref\x18\x02 \x01(\tR\x06keyRef\x12\x1f\n" +
@@ -1417,31 +1428,32 @@ var file_keybroker_v1_keybroker_proto_depIdxs = []int32{
 	25, // 9: keybroker.v1.RewrapKeyRequest.context:type_name -> keybroker.v1.RewrapKeyRequest.ContextEntry
 	27, // 10: keybroker.v1.InspectKeyResponse.created_at:type_name -> google.protobuf.Timestamp
 	17, // 11: keybroker.v1.InspectKeyResponse.recipients:type_name -> keybroker.v1.Recipient
-	1,  // 12: keybroker.v1.Recipient.state:type_name -> keybroker.v1.RecipientState
-	20, // 13: keybroker.v1.ListKeysResponse.keys:type_name -> keybroker.v1.KeyInfo
-	17, // 14: keybroker.v1.KeyInfo.recipients:type_name -> keybroker.v1.Recipient
-	2,  // 15: keybroker.v1.KeyInfo.state:type_name -> keybroker.v1.KeyState
-	27, // 16: keybroker.v1.KeyInfo.cached_until:type_name -> google.protobuf.Timestamp
-	27, // 17: keybroker.v1.KeyInfo.stale_until:type_name -> google.protobuf.Timestamp
-	3,  // 18: keybroker.v1.KeyBroker.GenerateDataKey:input_type -> keybroker.v1.GenerateDataKeyRequest
-	5,  // 19: keybroker.v1.KeyBroker.WrapKey:input_type -> keybroker.v1.WrapKeyRequest
-	7,  // 20: keybroker.v1.KeyBroker.UnwrapKey:input_type -> keybroker.v1.UnwrapKeyRequest
-	9,  // 21: keybroker.v1.KeyBroker.BatchUnwrapKeys:input_type -> keybroker.v1.BatchUnwrapKeysRequest
-	13, // 22: keybroker.v1.KeyBroker.RewrapKey:input_type -> keybroker.v1.RewrapKeyRequest
-	15, // 23: keybroker.v1.KeyBroker.InspectKey:input_type -> keybroker.v1.InspectKeyRequest
-	18, // 24: keybroker.v1.KeyBroker.ListKeys:input_type -> keybroker.v1.ListKeysRequest
-	4,  // 25: keybroker.v1.KeyBroker.GenerateDataKey:output_type -> keybroker.v1.GenerateDataKeyResponse
-	6,  // 26: keybroker.v1.KeyBroker.WrapKey:output_type -> keybroker.v1.WrapKeyResponse
-	8,  // 27: keybroker.v1.KeyBroker.UnwrapKey:output_type -> keybroker.v1.UnwrapKeyResponse
-	11, // 28: keybroker.v1.KeyBroker.BatchUnwrapKeys:output_type -> keybroker.v1.BatchUnwrapKeysResponse
-	14, // 29: keybroker.v1.KeyBroker.RewrapKey:output_type -> keybroker.v1.RewrapKeyResponse
-	16, // 30: keybroker.v1.KeyBroker.InspectKey:output_type -> keybroker.v1.InspectKeyResponse
-	19, // 31: keybroker.v1.KeyBroker.ListKeys:output_type -> keybroker.v1.ListKeysResponse
-	25, // [25:32] is the sub-list for method output_type
-	18, // [18:25] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	17, // 12: keybroker.v1.InspectKeyResponse.missing:type_name -> keybroker.v1.Recipient
+	1,  // 13: keybroker.v1.Recipient.state:type_name -> keybroker.v1.RecipientState
+	20, // 14: keybroker.v1.ListKeysResponse.keys:type_name -> keybroker.v1.KeyInfo
+	17, // 15: keybroker.v1.KeyInfo.recipients:type_name -> keybroker.v1.Recipient
+	2,  // 16: keybroker.v1.KeyInfo.state:type_name -> keybroker.v1.KeyState
+	27, // 17: keybroker.v1.KeyInfo.cached_until:type_name -> google.protobuf.Timestamp
+	27, // 18: keybroker.v1.KeyInfo.stale_until:type_name -> google.protobuf.Timestamp
+	3,  // 19: keybroker.v1.KeyBroker.GenerateDataKey:input_type -> keybroker.v1.GenerateDataKeyRequest
+	5,  // 20: keybroker.v1.KeyBroker.WrapKey:input_type -> keybroker.v1.WrapKeyRequest
+	7,  // 21: keybroker.v1.KeyBroker.UnwrapKey:input_type -> keybroker.v1.UnwrapKeyRequest
+	9,  // 22: keybroker.v1.KeyBroker.BatchUnwrapKeys:input_type -> keybroker.v1.BatchUnwrapKeysRequest
+	13, // 23: keybroker.v1.KeyBroker.RewrapKey:input_type -> keybroker.v1.RewrapKeyRequest
+	15, // 24: keybroker.v1.KeyBroker.InspectKey:input_type -> keybroker.v1.InspectKeyRequest
+	18, // 25: keybroker.v1.KeyBroker.ListKeys:input_type -> keybroker.v1.ListKeysRequest
+	4,  // 26: keybroker.v1.KeyBroker.GenerateDataKey:output_type -> keybroker.v1.GenerateDataKeyResponse
+	6,  // 27: keybroker.v1.KeyBroker.WrapKey:output_type -> keybroker.v1.WrapKeyResponse
+	8,  // 28: keybroker.v1.KeyBroker.UnwrapKey:output_type -> keybroker.v1.UnwrapKeyResponse
+	11, // 29: keybroker.v1.KeyBroker.BatchUnwrapKeys:output_type -> keybroker.v1.BatchUnwrapKeysResponse
+	14, // 30: keybroker.v1.KeyBroker.RewrapKey:output_type -> keybroker.v1.RewrapKeyResponse
+	16, // 31: keybroker.v1.KeyBroker.InspectKey:output_type -> keybroker.v1.InspectKeyResponse
+	19, // 32: keybroker.v1.KeyBroker.ListKeys:output_type -> keybroker.v1.ListKeysResponse
+	26, // [26:33] is the sub-list for method output_type
+	19, // [19:26] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_keybroker_v1_keybroker_proto_init() }
