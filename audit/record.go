@@ -18,6 +18,7 @@ const (
 	EventPurge    Event = "purge"
 	EventReload   Event = "reload"
 	EventTail     Event = "tail"
+	EventDrill    Event = "drill"
 	// EventHealth is a question for a key's health that was refused; no other is
 	// recorded.
 	EventHealth Event = "health"

@@ -86,6 +86,7 @@ type Broker struct {
 	writers    writers
 	budgets    budgets
 	conditions conditions
+	drilling   atomic.Pointer[tally]
 
 	applying sync.Mutex // held while settings change
 	ctx      context.Context

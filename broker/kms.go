@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/failsafe-go/failsafe-go/circuitbreaker"
@@ -26,6 +27,7 @@ type kms struct {
 
 	breaker circuitbreaker.CircuitBreaker[any]
 	pace    pace
+	drilled atomic.Bool
 
 	mu     sync.Mutex
 	health health
@@ -94,6 +96,9 @@ func (m *kms) check(ctx context.Context, key string) error {
 // something about the backend: if ctx ended, the call was given up by its
 // callers, and nothing is concluded, except of one that kept the others waiting.
 func (m *kms) call(ctx context.Context, op string, f func(context.Context) error) error {
+	if err := m.drill(op); err != nil {
+		return err
+	}
 	attempt, cancel := context.WithTimeout(ctx, m.of.Timeout)
 	defer cancel()
 	began := m.uptime()

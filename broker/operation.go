@@ -229,6 +229,9 @@ func (op *operation) end(ctx context.Context, err error) error {
 		}
 	}
 	op.rec.Code = code.String()
+	if t := b.drilling.Load(); t != nil {
+		t.count(&op.rec)
+	}
 	op.rec.Latency = b.now().Sub(op.began)
 
 	if unwritten := b.record(ctx, op.rec, op.client == nil || op.rec.Reason == string(RateLimited)); unwritten != nil && !op.snap.AllowUnaudited {

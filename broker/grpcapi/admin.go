@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/keybroker/keybroker/broker"
@@ -69,6 +70,21 @@ func (s *admin) TailAudit(req *keybrokerv1.TailAuditRequest, stream grpc.ServerS
 	ctx := stream.Context()
 	err := s.broker.Tail(ctx, callOf(ctx, "TailAudit"), broker.TailRange{From: req.GetFromSeq(), Last: req.GetLast(), Follow: !req.GetNoFollow()}, func(seq uint64, line []byte) error {
 		return stream.Send(&keybrokerv1.TailAuditResponse{Seq: seq, Line: line})
+	})
+	return statusOf(err).Err()
+}
+
+func (s *admin) Drill(req *keybrokerv1.DrillRequest, stream grpc.ServerStreamingServer[keybrokerv1.DrillResponse]) error {
+	ctx := stream.Context()
+	err := s.broker.Drill(ctx, callOf(ctx, "Drill"), req.GetBackend(), req.GetDuration().AsDuration(), func(r broker.DrillReport) error {
+		out := &keybrokerv1.DrillResponse{Left: durationpb.New(r.Left)}
+		for _, k := range r.Keys {
+			out.Keys = append(out.Keys, &keybrokerv1.DrillKey{
+				Key: keyInfos([]broker.KeyInfo{k.KeyInfo})[0], Depends: k.Depends,
+				FromCache: k.Fresh, FromStaleCache: k.Stale, FromBackend: k.Backend, Failed: k.Failed,
+			})
+		}
+		return stream.Send(out)
 	})
 	return statusOf(err).Err()
 }

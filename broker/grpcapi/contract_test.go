@@ -108,6 +108,7 @@ service keybroker.v1.Admin
   PurgeCache(PurgeCacheRequest) PurgeCacheResponse
   Reload(ReloadRequest) ReloadResponse
   TailAudit(TailAuditRequest) stream TailAuditResponse
+  Drill(DrillRequest) stream DrillResponse
 message PurgeCacheRequest
   key_name 1 string
   force 2 bool
@@ -143,7 +144,7 @@ func TestContract(t *testing.T) {
 func adminMessage(name string) bool {
 	switch name {
 	case "GetStatusRequest", "GetStatusResponse", "BackendStatus", "CacheStatus", "AuditStatus", "MemoryStatus",
-		"PurgeCacheResponse", "ReloadRequest", "ReloadResponse", "TailAuditRequest", "TailAuditResponse":
+		"PurgeCacheResponse", "ReloadRequest", "ReloadResponse", "TailAuditRequest", "TailAuditResponse", "DrillRequest", "DrillResponse", "DrillKey":
 		return true
 	default:
 		return false

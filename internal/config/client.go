@@ -173,14 +173,11 @@ func (w *walker) rule(v value, keys []string, aliases map[string]string) policy.
 	return r
 }
 
-// rights reads admin rights. One that only later versions use is accepted, so
-// that one file does for both, and not proposed.
+// rights reads admin rights.
 func (w *walker) rights(v value) []policy.Right {
 	var names []string
 	for _, r := range append(policy.Rights(), policy.AnyRight) {
-		if r != policy.Drill {
-			names = append(names, r.String())
-		}
+		names = append(names, r.String())
 	}
 	var rights []policy.Right
 	w.words(v, "one of "+strings.Join(names, ", "), func(_ value, name string) bool {

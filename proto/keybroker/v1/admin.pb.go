@@ -9,6 +9,7 @@ package keybrokerv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -761,11 +762,206 @@ func (x *TailAuditResponse) GetLine() []byte {
 	return nil
 }
 
+type DrillRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The backend, by its name in the configuration.
+	Backend string `protobuf:"bytes,1,opt,name=backend,proto3" json:"backend,omitempty"`
+	// How long: a second to an hour.
+	Duration      *durationpb.Duration `protobuf:"bytes,2,opt,name=duration,proto3" json:"duration,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrillRequest) Reset() {
+	*x = DrillRequest{}
+	mi := &file_keybroker_v1_admin_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrillRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrillRequest) ProtoMessage() {}
+
+func (x *DrillRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_keybroker_v1_admin_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrillRequest.ProtoReflect.Descriptor instead.
+func (*DrillRequest) Descriptor() ([]byte, []int) {
+	return file_keybroker_v1_admin_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *DrillRequest) GetBackend() string {
+	if x != nil {
+		return x.Backend
+	}
+	return ""
+}
+
+func (x *DrillRequest) GetDuration() *durationpb.Duration {
+	if x != nil {
+		return x.Duration
+	}
+	return nil
+}
+
+type DrillResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How long it goes on; 0 in the last message.
+	Left          *durationpb.Duration `protobuf:"bytes,1,opt,name=left,proto3" json:"left,omitempty"`
+	Keys          []*DrillKey          `protobuf:"bytes,2,rep,name=keys,proto3" json:"keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrillResponse) Reset() {
+	*x = DrillResponse{}
+	mi := &file_keybroker_v1_admin_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrillResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrillResponse) ProtoMessage() {}
+
+func (x *DrillResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_keybroker_v1_admin_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrillResponse.ProtoReflect.Descriptor instead.
+func (*DrillResponse) Descriptor() ([]byte, []int) {
+	return file_keybroker_v1_admin_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *DrillResponse) GetLeft() *durationpb.Duration {
+	if x != nil {
+		return x.Left
+	}
+	return nil
+}
+
+func (x *DrillResponse) GetKeys() []*DrillKey {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+// DrillKey is what became of calls with a key since the drill began.
+type DrillKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   *KeyInfo               `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// The key has a recipient in the backend.
+	Depends bool `protobuf:"varint,2,opt,name=depends,proto3" json:"depends,omitempty"`
+	// Calls that were answered from the cache, from the cache after its TTL, and by
+	// a KMS, and calls that failed.
+	FromCache      uint64 `protobuf:"varint,3,opt,name=from_cache,json=fromCache,proto3" json:"from_cache,omitempty"`
+	FromStaleCache uint64 `protobuf:"varint,4,opt,name=from_stale_cache,json=fromStaleCache,proto3" json:"from_stale_cache,omitempty"`
+	FromBackend    uint64 `protobuf:"varint,5,opt,name=from_backend,json=fromBackend,proto3" json:"from_backend,omitempty"`
+	Failed         uint64 `protobuf:"varint,6,opt,name=failed,proto3" json:"failed,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *DrillKey) Reset() {
+	*x = DrillKey{}
+	mi := &file_keybroker_v1_admin_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrillKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrillKey) ProtoMessage() {}
+
+func (x *DrillKey) ProtoReflect() protoreflect.Message {
+	mi := &file_keybroker_v1_admin_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrillKey.ProtoReflect.Descriptor instead.
+func (*DrillKey) Descriptor() ([]byte, []int) {
+	return file_keybroker_v1_admin_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *DrillKey) GetKey() *KeyInfo {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *DrillKey) GetDepends() bool {
+	if x != nil {
+		return x.Depends
+	}
+	return false
+}
+
+func (x *DrillKey) GetFromCache() uint64 {
+	if x != nil {
+		return x.FromCache
+	}
+	return 0
+}
+
+func (x *DrillKey) GetFromStaleCache() uint64 {
+	if x != nil {
+		return x.FromStaleCache
+	}
+	return 0
+}
+
+func (x *DrillKey) GetFromBackend() uint64 {
+	if x != nil {
+		return x.FromBackend
+	}
+	return 0
+}
+
+func (x *DrillKey) GetFailed() uint64 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
 var File_keybroker_v1_admin_proto protoreflect.FileDescriptor
 
 const file_keybroker_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x18keybroker/v1/admin.proto\x12\fkeybroker.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ckeybroker/v1/keybroker.proto\"\x12\n" +
+	"\x18keybroker/v1/admin.proto\x12\fkeybroker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ckeybroker/v1/keybroker.proto\"\x12\n" +
 	"\x10GetStatusRequest\"\xe1\x03\n" +
 	"\x11GetStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x12\n" +
@@ -818,13 +1014,28 @@ const file_keybroker_v1_admin_proto_rawDesc = "" +
 	"\x04last\x18\x03 \x01(\x04R\x04last\"9\n" +
 	"\x11TailAuditResponse\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x12\n" +
-	"\x04line\x18\x02 \x01(\fR\x04line2\xbb\x02\n" +
+	"\x04line\x18\x02 \x01(\fR\x04line\"_\n" +
+	"\fDrillRequest\x12\x18\n" +
+	"\abackend\x18\x01 \x01(\tR\abackend\x125\n" +
+	"\bduration\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\bduration\"j\n" +
+	"\rDrillResponse\x12-\n" +
+	"\x04left\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x04left\x12*\n" +
+	"\x04keys\x18\x02 \x03(\v2\x16.keybroker.v1.DrillKeyR\x04keys\"\xd1\x01\n" +
+	"\bDrillKey\x12'\n" +
+	"\x03key\x18\x01 \x01(\v2\x15.keybroker.v1.KeyInfoR\x03key\x12\x18\n" +
+	"\adepends\x18\x02 \x01(\bR\adepends\x12\x1d\n" +
+	"\n" +
+	"from_cache\x18\x03 \x01(\x04R\tfromCache\x12(\n" +
+	"\x10from_stale_cache\x18\x04 \x01(\x04R\x0efromStaleCache\x12!\n" +
+	"\ffrom_backend\x18\x05 \x01(\x04R\vfromBackend\x12\x16\n" +
+	"\x06failed\x18\x06 \x01(\x04R\x06failed2\xff\x02\n" +
 	"\x05Admin\x12L\n" +
 	"\tGetStatus\x12\x1e.keybroker.v1.GetStatusRequest\x1a\x1f.keybroker.v1.GetStatusResponse\x12O\n" +
 	"\n" +
 	"PurgeCache\x12\x1f.keybroker.v1.PurgeCacheRequest\x1a .keybroker.v1.PurgeCacheResponse\x12C\n" +
 	"\x06Reload\x12\x1b.keybroker.v1.ReloadRequest\x1a\x1c.keybroker.v1.ReloadResponse\x12N\n" +
-	"\tTailAudit\x12\x1e.keybroker.v1.TailAuditRequest\x1a\x1f.keybroker.v1.TailAuditResponse0\x01B?Z=github.com/keybroker/keybroker/proto/keybroker/v1;keybrokerv1b\x06proto3"
+	"\tTailAudit\x12\x1e.keybroker.v1.TailAuditRequest\x1a\x1f.keybroker.v1.TailAuditResponse0\x01\x12B\n" +
+	"\x05Drill\x12\x1a.keybroker.v1.DrillRequest\x1a\x1b.keybroker.v1.DrillResponse0\x01B?Z=github.com/keybroker/keybroker/proto/keybroker/v1;keybrokerv1b\x06proto3"
 
 var (
 	file_keybroker_v1_admin_proto_rawDescOnce sync.Once
@@ -838,7 +1049,7 @@ func file_keybroker_v1_admin_proto_rawDescGZIP() []byte {
 	return file_keybroker_v1_admin_proto_rawDescData
 }
 
-var file_keybroker_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_keybroker_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_keybroker_v1_admin_proto_goTypes = []any{
 	(*GetStatusRequest)(nil),      // 0: keybroker.v1.GetStatusRequest
 	(*GetStatusResponse)(nil),     // 1: keybroker.v1.GetStatusResponse
@@ -852,32 +1063,42 @@ var file_keybroker_v1_admin_proto_goTypes = []any{
 	(*ReloadResponse)(nil),        // 9: keybroker.v1.ReloadResponse
 	(*TailAuditRequest)(nil),      // 10: keybroker.v1.TailAuditRequest
 	(*TailAuditResponse)(nil),     // 11: keybroker.v1.TailAuditResponse
-	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
-	(*KeyInfo)(nil),               // 13: keybroker.v1.KeyInfo
+	(*DrillRequest)(nil),          // 12: keybroker.v1.DrillRequest
+	(*DrillResponse)(nil),         // 13: keybroker.v1.DrillResponse
+	(*DrillKey)(nil),              // 14: keybroker.v1.DrillKey
+	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
+	(*KeyInfo)(nil),               // 16: keybroker.v1.KeyInfo
+	(*durationpb.Duration)(nil),   // 17: google.protobuf.Duration
 }
 var file_keybroker_v1_admin_proto_depIdxs = []int32{
-	12, // 0: keybroker.v1.GetStatusResponse.started_at:type_name -> google.protobuf.Timestamp
-	12, // 1: keybroker.v1.GetStatusResponse.config_loaded_at:type_name -> google.protobuf.Timestamp
+	15, // 0: keybroker.v1.GetStatusResponse.started_at:type_name -> google.protobuf.Timestamp
+	15, // 1: keybroker.v1.GetStatusResponse.config_loaded_at:type_name -> google.protobuf.Timestamp
 	2,  // 2: keybroker.v1.GetStatusResponse.backends:type_name -> keybroker.v1.BackendStatus
-	13, // 3: keybroker.v1.GetStatusResponse.keys:type_name -> keybroker.v1.KeyInfo
+	16, // 3: keybroker.v1.GetStatusResponse.keys:type_name -> keybroker.v1.KeyInfo
 	3,  // 4: keybroker.v1.GetStatusResponse.cache:type_name -> keybroker.v1.CacheStatus
 	4,  // 5: keybroker.v1.GetStatusResponse.audit:type_name -> keybroker.v1.AuditStatus
 	5,  // 6: keybroker.v1.GetStatusResponse.memory:type_name -> keybroker.v1.MemoryStatus
-	12, // 7: keybroker.v1.BackendStatus.last_success_at:type_name -> google.protobuf.Timestamp
-	12, // 8: keybroker.v1.BackendStatus.last_failure_at:type_name -> google.protobuf.Timestamp
-	0,  // 9: keybroker.v1.Admin.GetStatus:input_type -> keybroker.v1.GetStatusRequest
-	6,  // 10: keybroker.v1.Admin.PurgeCache:input_type -> keybroker.v1.PurgeCacheRequest
-	8,  // 11: keybroker.v1.Admin.Reload:input_type -> keybroker.v1.ReloadRequest
-	10, // 12: keybroker.v1.Admin.TailAudit:input_type -> keybroker.v1.TailAuditRequest
-	1,  // 13: keybroker.v1.Admin.GetStatus:output_type -> keybroker.v1.GetStatusResponse
-	7,  // 14: keybroker.v1.Admin.PurgeCache:output_type -> keybroker.v1.PurgeCacheResponse
-	9,  // 15: keybroker.v1.Admin.Reload:output_type -> keybroker.v1.ReloadResponse
-	11, // 16: keybroker.v1.Admin.TailAudit:output_type -> keybroker.v1.TailAuditResponse
-	13, // [13:17] is the sub-list for method output_type
-	9,  // [9:13] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	15, // 7: keybroker.v1.BackendStatus.last_success_at:type_name -> google.protobuf.Timestamp
+	15, // 8: keybroker.v1.BackendStatus.last_failure_at:type_name -> google.protobuf.Timestamp
+	17, // 9: keybroker.v1.DrillRequest.duration:type_name -> google.protobuf.Duration
+	17, // 10: keybroker.v1.DrillResponse.left:type_name -> google.protobuf.Duration
+	14, // 11: keybroker.v1.DrillResponse.keys:type_name -> keybroker.v1.DrillKey
+	16, // 12: keybroker.v1.DrillKey.key:type_name -> keybroker.v1.KeyInfo
+	0,  // 13: keybroker.v1.Admin.GetStatus:input_type -> keybroker.v1.GetStatusRequest
+	6,  // 14: keybroker.v1.Admin.PurgeCache:input_type -> keybroker.v1.PurgeCacheRequest
+	8,  // 15: keybroker.v1.Admin.Reload:input_type -> keybroker.v1.ReloadRequest
+	10, // 16: keybroker.v1.Admin.TailAudit:input_type -> keybroker.v1.TailAuditRequest
+	12, // 17: keybroker.v1.Admin.Drill:input_type -> keybroker.v1.DrillRequest
+	1,  // 18: keybroker.v1.Admin.GetStatus:output_type -> keybroker.v1.GetStatusResponse
+	7,  // 19: keybroker.v1.Admin.PurgeCache:output_type -> keybroker.v1.PurgeCacheResponse
+	9,  // 20: keybroker.v1.Admin.Reload:output_type -> keybroker.v1.ReloadResponse
+	11, // 21: keybroker.v1.Admin.TailAudit:output_type -> keybroker.v1.TailAuditResponse
+	13, // 22: keybroker.v1.Admin.Drill:output_type -> keybroker.v1.DrillResponse
+	18, // [18:23] is the sub-list for method output_type
+	13, // [13:18] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_keybroker_v1_admin_proto_init() }
@@ -893,7 +1114,7 @@ func file_keybroker_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_keybroker_v1_admin_proto_rawDesc), len(file_keybroker_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,6 +23,7 @@ const (
 	Admin_PurgeCache_FullMethodName = "/keybroker.v1.Admin/PurgeCache"
 	Admin_Reload_FullMethodName     = "/keybroker.v1.Admin/Reload"
 	Admin_TailAudit_FullMethodName  = "/keybroker.v1.Admin/TailAudit"
+	Admin_Drill_FullMethodName      = "/keybroker.v1.Admin/Drill"
 )
 
 // AdminClient is the client API for Admin service.
@@ -30,7 +31,7 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // Admin is for operators. Each call needs its own right from the client's
-// `admin` list: status, purge, reload, tail.
+// `admin` list: status, purge, reload, tail, drill.
 type AdminClient interface {
 	// GetStatus tells what the daemon is, what it serves and how its KMSs are.
 	GetStatus(ctx context.Context, in *GetStatusRequest, opts ...grpc.CallOption) (*GetStatusResponse, error)
@@ -42,6 +43,9 @@ type AdminClient interface {
 	Reload(ctx context.Context, in *ReloadRequest, opts ...grpc.CallOption) (*ReloadResponse, error)
 	// TailAudit streams audit records as they are written.
 	TailAudit(ctx context.Context, in *TailAuditRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TailAuditResponse], error)
+	// Drill treats a backend as gone, in this broker only, for a while, and reports
+	// once a second and at the end what still works. It ends with the stream.
+	Drill(ctx context.Context, in *DrillRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DrillResponse], error)
 }
 
 type adminClient struct {
@@ -101,12 +105,31 @@ func (c *adminClient) TailAudit(ctx context.Context, in *TailAuditRequest, opts 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Admin_TailAuditClient = grpc.ServerStreamingClient[TailAuditResponse]
 
+func (c *adminClient) Drill(ctx context.Context, in *DrillRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DrillResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[1], Admin_Drill_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[DrillRequest, DrillResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_DrillClient = grpc.ServerStreamingClient[DrillResponse]
+
 // AdminServer is the server API for Admin service.
 // All implementations must embed UnimplementedAdminServer
 // for forward compatibility.
 //
 // Admin is for operators. Each call needs its own right from the client's
-// `admin` list: status, purge, reload, tail.
+// `admin` list: status, purge, reload, tail, drill.
 type AdminServer interface {
 	// GetStatus tells what the daemon is, what it serves and how its KMSs are.
 	GetStatus(context.Context, *GetStatusRequest) (*GetStatusResponse, error)
@@ -118,6 +141,9 @@ type AdminServer interface {
 	Reload(context.Context, *ReloadRequest) (*ReloadResponse, error)
 	// TailAudit streams audit records as they are written.
 	TailAudit(*TailAuditRequest, grpc.ServerStreamingServer[TailAuditResponse]) error
+	// Drill treats a backend as gone, in this broker only, for a while, and reports
+	// once a second and at the end what still works. It ends with the stream.
+	Drill(*DrillRequest, grpc.ServerStreamingServer[DrillResponse]) error
 	mustEmbedUnimplementedAdminServer()
 }
 
@@ -139,6 +165,9 @@ func (UnimplementedAdminServer) Reload(context.Context, *ReloadRequest) (*Reload
 }
 func (UnimplementedAdminServer) TailAudit(*TailAuditRequest, grpc.ServerStreamingServer[TailAuditResponse]) error {
 	return status.Error(codes.Unimplemented, "method TailAudit not implemented")
+}
+func (UnimplementedAdminServer) Drill(*DrillRequest, grpc.ServerStreamingServer[DrillResponse]) error {
+	return status.Error(codes.Unimplemented, "method Drill not implemented")
 }
 func (UnimplementedAdminServer) mustEmbedUnimplementedAdminServer() {}
 func (UnimplementedAdminServer) testEmbeddedByValue()               {}
@@ -226,6 +255,17 @@ func _Admin_TailAudit_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Admin_TailAuditServer = grpc.ServerStreamingServer[TailAuditResponse]
 
+func _Admin_Drill_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(DrillRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AdminServer).Drill(m, &grpc.GenericServerStream[DrillRequest, DrillResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_DrillServer = grpc.ServerStreamingServer[DrillResponse]
+
 // Admin_ServiceDesc is the grpc.ServiceDesc for Admin service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -250,6 +290,11 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "TailAudit",
 			Handler:       _Admin_TailAudit_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Drill",
+			Handler:       _Admin_Drill_Handler,
 			ServerStreams: true,
 		},
 	},
