@@ -14,7 +14,8 @@ func TestDrill(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newThreeKMS(t)
 		var reports []broker.DrillReport
-		asked := f.one.unwraps.Load() + f.one.wraps.Load() + f.one.checks.Load()
+		calls := func() int32 { return f.one.unwraps.Load() + f.one.wraps.Load() + f.one.checks.Load() }
+		asked := calls()
 		began := time.Now()
 		err := f.Drill(t.Context(), by(uidOps), "one", 30*time.Second, func(r broker.DrillReport) error {
 			reports = append(reports, r)
@@ -23,7 +24,7 @@ func TestDrill(t *testing.T) {
 					t.Error("two drills at a time")
 				}
 			}
-			f.opens() // by two, without a wait
+			f.opens()                                  // by two, without a wait
 			_ = f.tryGenerate("tikv", 32)(by(uidTiKV)) // which needs all three
 			return nil
 		})
@@ -33,7 +34,7 @@ func TestDrill(t *testing.T) {
 		if took := time.Since(began); took != 30*time.Second {
 			t.Errorf("it took %v", took)
 		}
-		if now := f.one.unwraps.Load() + f.one.wraps.Load() + f.one.checks.Load(); now != asked {
+		if now := calls(); now != asked {
 			t.Errorf("the backend was asked %d times", now-asked)
 		}
 		last := reports[len(reports)-1]
@@ -45,7 +46,7 @@ func TestDrill(t *testing.T) {
 		}
 		f.opens()
 		time.Sleep(2 * time.Second)
-		if f.one.unwraps.Load()+f.one.checks.Load() == asked {
+		if calls() == asked {
 			t.Error("it is not asked again after the drill")
 		}
 		text := strings.Join(f.audit.lines(t), "\n")
