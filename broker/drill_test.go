@@ -70,9 +70,9 @@ func TestDrillEndsWithItsCaller(t *testing.T) {
 		if took := time.Since(began); took != 5*time.Second {
 			t.Errorf("it took %v", took)
 		}
-		asked := f.one.unwraps.Load()
-		if f.opens(); f.one.unwraps.Load() != asked+1 {
-			t.Error("the backend is still treated as gone")
+		f.opens()
+		if last := f.audit.last(t); !strings.Contains(last, `"backend":"one"`) {
+			t.Errorf("the backend is still treated as gone: %s", last)
 		}
 	})
 }
