@@ -4,6 +4,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/failsafe-go/failsafe-go/adaptivethrottler"
 	"github.com/failsafe-go/failsafe-go/circuitbreaker"
 
 	"github.com/keybroker/keybroker/backends"
@@ -63,12 +64,29 @@ func breakerState(s circuitbreaker.State) BreakerState {
 	}
 }
 
+// A backend that answers more than quotaShare of its calls in the last quotaWindow
+// with "too many" is sent fewer, by chance: at worst one in ten, until it takes them
+// again (https://sre.google/sre-book/handling-overload/, client-side throttling).
+// The others of a fleet do the same, and so its quota goes to calls that it answers.
+const (
+	quotaShare  = 0.1
+	quotaLeast  = 10 // calls in the window, before anything is held back
+	quotaWindow = 30 * time.Second
+)
+
+func newQuota() adaptivethrottler.AdaptiveThrottler[any] {
+	return adaptivethrottler.NewBuilder[any]().WithFailureRateThreshold(quotaShare, quotaLeast, quotaWindow).Build()
+}
+
 // errNotAsked is in the error of a call that the breaker did not let through.
 var errNotAsked = errors.New("not asked")
 
 // admit returns an error with errNotAsked if the backend is not to be asked now.
 // After nil there must be a call.
 func (m *kms) admit(op, key string) error {
+	if !m.quota.TryAcquirePermit() {
+		return backends.Errorf(backends.Throttled, op, key, "%w: it throttles, so only some calls are sent to it", errNotAsked)
+	}
 	if m.breaker.TryAcquirePermit() {
 		return nil
 	}
@@ -76,11 +94,20 @@ func (m *kms) admit(op, key string) error {
 		"%w: it failed %d times in a row and is tried again within two seconds; the last time: %s", errNotAsked, breakerFailures, m.state().lastError)
 }
 
-// weigh tells the breaker how a call went. Any answer shows that the backend
+// weigh tells breaker and quota how a call went. Any answer shows that the backend
 // works, also one that refuses: what a caller can make it refuse must not open
-// the breaker for others.
+// the breaker for others. One that throttles works too, but not for everybody.
 func (m *kms) weigh(err error) {
+	throttled := err != nil && backends.ClassOf(err) == backends.Throttled
+	if throttled {
+		m.quota.RecordFailure()
+	} else {
+		m.quota.RecordSuccess()
+	}
 	switch {
+	case throttled && m.breaker.IsClosed():
+	case throttled:
+		m.breaker.Close()
 	case err != nil && !answered(backends.ClassOf(err)):
 		m.breaker.RecordFailure()
 	case m.breaker.IsClosed():

@@ -170,6 +170,7 @@ func (b *Broker) kmsOf(name string, of Backend) *kms {
 	return &kms{
 		name: name, of: of, observe: b.observe, log: b.log, now: b.now, uptime: b.uptime,
 		breaker: newBreaker(func(s BreakerState) { b.breakerChanged(name, s) }),
+		quota:   newQuota(),
 	}
 }
 

@@ -568,3 +568,37 @@ func TestKMSThatLiesPurgesNothing(t *testing.T) {
 		}
 	})
 }
+
+// TestThrottledBackendIsSentLess: what a KMS turns away is sent to it ever less, its
+// calls go to the next recipient, and it is used as before when it takes them again.
+func TestThrottledBackendIsSentLess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newThreeKMS(t, func(f *fixture) { f.settings.MissRates = map[string]float64{"ops": 1e6} })
+		f.one.down(backends.Throttled)
+		for range 20 {
+			f.opens()
+		}
+		asked := f.one.unwraps.Load()
+		const calls = 400
+		for range calls {
+			if took := f.opens(); took != 0 {
+				t.Fatalf("a call waited %v", took)
+			}
+		}
+		if n := f.one.unwraps.Load() - asked; n < calls/100 || n > calls/4 {
+			t.Errorf("of %d calls %d were sent to it, want about a tenth", calls, n)
+		}
+		f.one.up()
+		for range 600 { // a minute
+			time.Sleep(100 * time.Millisecond)
+			f.opens()
+		}
+		asked = f.one.unwraps.Load()
+		for range 100 {
+			f.opens()
+		}
+		if n := f.one.unwraps.Load() - asked; n < 100 {
+			t.Errorf("a minute after it takes calls again, of 100 calls %d were sent to it", n)
+		}
+	})
+}

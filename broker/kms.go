@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/failsafe-go/failsafe-go/adaptivethrottler"
 	"github.com/failsafe-go/failsafe-go/circuitbreaker"
 
 	"github.com/keybroker/keybroker/backends"
@@ -26,6 +27,7 @@ type kms struct {
 	uptime  func() time.Time
 
 	breaker circuitbreaker.CircuitBreaker[any]
+	quota   adaptivethrottler.AdaptiveThrottler[any]
 	pace    pace
 	drilled atomic.Bool
 
