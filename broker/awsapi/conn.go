@@ -19,7 +19,18 @@ type httpConn struct {
 	// buffer is net/http's for what it reads: the same as long as the connection is
 	// open, and the first that is read into.
 	buffer []byte
+	// holds tells that the headers of an answer are kept in held until its body, of
+	// room bytes, follows.
+	holds bool
+	held  []byte
+	room  int
 }
+
+// hold keeps what is written next until ReadFrom brings the body, of n bytes, so that
+// both leave in one piece: aws-sdk-go-v2 closes a connection whose answer begins
+// while it still looks for the end of its request, and would lose a body that comes
+// after that.
+func (c *httpConn) hold(n int) { c.holds, c.room = true, n }
 
 // rawErrorHeaders are in every error that net/http writes without a handler
 // (src/net/http/server.go, conn.serve). JSON has no line breaks inside, so no answer of
@@ -30,7 +41,11 @@ const rawErrorHeaders = "\r\nContent-Type: text/plain; charset=utf-8\r\nConnecti
 // net/http.
 func (c *httpConn) Write(b []byte) (int, error) {
 	line, found := errorOfNetHTTP(b)
-	if !found {
+	switch {
+	case !found && c.holds:
+		c.held = append(c.held, b...)
+		return len(b), nil
+	case !found:
 		return c.Conn.Write(b)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), writeTimeout)
@@ -56,7 +71,18 @@ func errorOfNetHTTP(b []byte) (line string, found bool) {
 // ReadFrom implements io.ReaderFrom: net/http has the connection read an answer that
 // comes from a reader, and so copies none of it.
 func (c *httpConn) ReadFrom(r io.Reader) (int64, error) {
-	return io.Copy(c.Conn, r)
+	if !c.holds {
+		return io.Copy(c.Conn, r)
+	}
+	headers := len(c.held)
+	answer := append(make([]byte, 0, headers+c.room), c.held...)
+	c.holds, c.held = false, nil
+	defer clear(answer[:cap(answer)])
+	n, err := io.ReadFull(r, answer[headers:cap(answer)])
+	if err == nil {
+		_, err = c.Conn.Write(answer[:headers+n])
+	}
+	return int64(n), err
 }
 
 // Read implements net.Conn.

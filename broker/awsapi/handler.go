@@ -46,7 +46,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := &exchange{Server: s, requestID: rand.Text(), operation: s.named(r.Header.Get(targetHeader))}
 	p := x.guarded(ctx, w, r)
 	defer p.wipe()
-	p.send(w, x.requestID)
+	_, http1 := connOf(r.Context())
+	p.send(w, http1, x.requestID)
 }
 
 const (

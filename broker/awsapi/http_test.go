@@ -290,6 +290,7 @@ type spyListener struct {
 	net.Listener
 	mu      sync.Mutex
 	buffers [][]byte
+	writes  int
 }
 
 type spyConn struct {
@@ -318,7 +319,30 @@ func (c spyConn) Read(b []byte) (int, error) {
 
 func (c spyConn) Write(b []byte) (int, error) {
 	c.keep(b)
+	c.l.mu.Lock()
+	c.l.writes++
+	c.l.mu.Unlock()
 	return c.Conn.Write(b)
+}
+
+// TestAnswersLeaveInOnePiece: a client that is done with the connection as soon as an
+// answer begins has all of it.
+func TestAnswersLeaveInOnePiece(t *testing.T) {
+	f := newFixture(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	spy := &spyListener{Listener: l}
+	f.serveOn(spy)
+	for i, body := range []string{`{"NumberOfBytes":1}`, `{"NumberOfBytes":1024}`, `{}`} {
+		f.call("GenerateRandom", body)
+		spy.mu.Lock()
+		if spy.writes != i+1 {
+			t.Errorf("%d answers were sent by %d writes", i+1, spy.writes)
+		}
+		spy.mu.Unlock()
+	}
 }
 
 // TestNoKeyBytesAreLeft: neither a request's nor an answer's plaintext is still in a

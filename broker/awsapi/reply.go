@@ -123,8 +123,9 @@ func (p *reply) endWithPlaintext(value []byte) *reply {
 
 func (p *reply) wipe() { clear(p.body[:cap(p.body)]) }
 
-// send answers. Over HTTP/1, no copy of the body is left behind in net/http.
-func (p *reply) send(w http.ResponseWriter, requestID string) {
+// send answers. Over HTTP/1, on the connection http1, no copy of the body is left
+// behind in net/http; http1 is nil otherwise.
+func (p *reply) send(w http.ResponseWriter, http1 *httpConn, requestID string) {
 	h := w.Header()
 	h.Set("Content-Type", contentType)
 	h.Set("Content-Length", strconv.Itoa(len(p.body)))
@@ -134,11 +135,12 @@ func (p *reply) send(w http.ResponseWriter, requestID string) {
 	}
 	w.WriteHeader(p.status)
 	direct, ok := w.(io.ReaderFrom)
-	if !ok {
+	if !ok || http1 == nil {
 		_, _ = w.Write(p.body) //nolint:gosec // G705: it is JSON, and says so
 		return
 	}
-	// Until the headers are written, net/http copies.
+	// Until the headers are written, net/http copies. They go out with the body.
+	http1.hold(len(p.body))
 	if http.NewResponseController(w).Flush() == nil {
 		_, _ = direct.ReadFrom(bytes.NewReader(p.body))
 	}
