@@ -41,7 +41,7 @@ test: ## unit, property, golden, script and race tests
 	GOFIPS140=$(FIPS140) GODEBUG=fips140=only go test ./...
 
 .PHONY: fuzz
-fuzz: ## every fuzz target, FUZZTIME each
+fuzz: ## every fuzz target: FUZZTIME for what reads stored data, a third for the rest
 	@deploy/lint/fuzz.sh $(FUZZTIME)
 
 # Where the latency of failover is written to, and which tests run.
