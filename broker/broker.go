@@ -115,7 +115,7 @@ func New(ctx context.Context, o Options, s Settings) (*Broker, error) {
 		budgets:       budgets{of: map[string]*rate.Limiter{}},
 		conditions:    conditions{of: map[keyRecipient]condition{}, proofs: map[keyRecipient]proof{}},
 	}
-	b.cache = cache.New[[32]byte](cache.Config[*intermediate]{
+	b.cache = cache.New(cache.Config[[32]byte, *intermediate]{
 		Capacity: o.CacheCapacity,
 		Now:      o.Uptime,
 		Evict:    func(i *intermediate) { i.bytes.Wipe() },

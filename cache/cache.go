@@ -76,7 +76,7 @@ type Limits struct {
 func (l Limits) Until() time.Duration { return max(l.TTL, l.MaxStale, 0) }
 
 // Config says how a Cache behaves.
-type Config[V any] struct {
+type Config[K comparable, V any] struct {
 	// Capacity is how many values are kept at most. Required, at least 1.
 	Capacity int
 	// Now is the clock. Required.
@@ -84,6 +84,15 @@ type Config[V any] struct {
 	// Evict wipes a value that leaves the cache. Required. It is called without
 	// the cache's lock.
 	Evict func(V)
+	// Kept and Left tell a copy of the cache, which outlives the process, what there
+	// is: Kept that value is kept for key from now on, in place of any other, and
+	// Left that nothing is. Both are called with the cache locked, so in the order in
+	// which it happens, and have returned before whoever caused it goes on: no answer
+	// that follows from a value's end is given while the copy still has it. They must
+	// not call the cache. Left may be called for a key that had nothing. Neither is
+	// called for what Close wipes. Nil: there is no copy.
+	Kept func(key K, value V, loadedAt time.Time)
+	Left func(key K)
 	// Outage tells until which age a value may be served although loading it again
 	// failed by err: at most limits.Until(), and 0 if err is no outage. Nil: none
 	// is one.
@@ -104,7 +113,7 @@ type Config[V any] struct {
 // A value that Get returned may be evicted, and so wiped, while it is in use:
 // V must be able to tell, and its user then asks again.
 type Cache[K comparable, V any] struct {
-	cfg Config[V]
+	cfg Config[K, V]
 
 	mu      sync.Mutex
 	entries map[K]*entry[K, V]
@@ -152,9 +161,15 @@ type flight[V any] struct {
 }
 
 // New returns an empty cache. It panics if a required field of cfg is missing.
-func New[K comparable, V any](cfg Config[V]) *Cache[K, V] {
+func New[K comparable, V any](cfg Config[K, V]) *Cache[K, V] {
 	if cfg.Capacity < 1 || cfg.Now == nil || cfg.Evict == nil {
 		panic("cache: Capacity, Now and Evict are required")
+	}
+	if cfg.Kept == nil {
+		cfg.Kept = func(K, V, time.Time) {}
+	}
+	if cfg.Left == nil {
+		cfg.Left = func(K) {}
 	}
 	if cfg.Outage == nil {
 		cfg.Outage = func(error, Limits) time.Duration { return 0 }
@@ -316,10 +331,27 @@ func (c *Cache[K, V]) Put(key K, value V, limits Limits) {
 	if c.closed {
 		gone = append(gone, value)
 	} else {
-		gone = c.keep(key, value, limits, nil)
+		gone = c.keep(key, value, c.cfg.Now(), limits, nil)
 	}
 	c.mu.Unlock()
 	c.evict(gone)
+}
+
+// Restore keeps a value that was loaded at loadedAt, before this cache was made,
+// and tells whether it did: not if the value is past all its limits, if there is
+// one of key already, if there is no room or after Close. It is then wiped. It is
+// as old as loadedAt says, and counts as not used yet.
+func (c *Cache[K, V]) Restore(key K, value V, loadedAt time.Time, limits Limits) bool {
+	c.mu.Lock()
+	kept := !c.closed && c.entries[key] == nil && len(c.entries) < c.cfg.Capacity && c.since(loadedAt) < limits.Until()
+	if kept {
+		c.keep(key, value, loadedAt, limits, nil)
+	}
+	c.mu.Unlock()
+	if !kept {
+		c.cfg.Evict(value)
+	}
+	return kept
 }
 
 // Purge wipes every value for which match is true and returns how many. Loads
@@ -330,7 +362,7 @@ func (c *Cache[K, V]) Purge(match func(K, V) bool) int {
 	var gone []V
 	for key, e := range c.entries {
 		if match(key, e.value) {
-			gone = c.drop(e, gone)
+			gone = c.leave(e, gone)
 		}
 	}
 	for _, f := range c.flights {
@@ -348,6 +380,7 @@ func (c *Cache[K, V]) Purge(match func(K, V) bool) int {
 func (c *Cache[K, V]) Drop(key K) {
 	c.mu.Lock()
 	var gone []V
+	c.cfg.Left(key)
 	if e := c.entries[key]; e != nil {
 		gone = c.drop(e, gone)
 	}
@@ -362,7 +395,7 @@ func (c *Cache[K, V]) Sweep() int {
 	var gone []V
 	for _, e := range c.entries {
 		if c.age(e) >= e.limits.Until() {
-			gone = c.drop(e, gone)
+			gone = c.leave(e, gone)
 		}
 	}
 	c.mu.Unlock()
@@ -433,7 +466,7 @@ func (c *Cache[K, V]) land(key K, f *flight[V], limits Limits, load func(context
 		gone = append(gone, f.value)
 		f.err = ErrPurged
 	default:
-		gone = c.keep(key, f.value, limits, load)
+		gone = c.keep(key, f.value, c.cfg.Now(), limits, load)
 	}
 	c.mu.Unlock()
 	c.evict(gone)
@@ -448,8 +481,11 @@ func (c *Cache[K, V]) failed(key K, f *flight[V], limits Limits) (gone []V) {
 		e.outage = nil
 	}
 	switch {
-	case e != nil && c.cfg.Refusal(f.err):
-		gone = c.drop(e, gone)
+	case c.cfg.Refusal(f.err):
+		c.cfg.Left(key) // also after Close, which leaves the copy as it is
+		if e != nil {
+			gone = c.drop(e, gone)
+		}
 	case e != nil && c.cfg.Outage(f.err, e.limits) > 0:
 		e.outage, e.outageAt = f.err, now
 	}
@@ -491,18 +527,25 @@ func (c *Cache[K, V]) stale(key K, err error, limits Limits) (V, bool) {
 
 // keep puts value in place of what key had, makes room for it, and returns what
 // had to go. c.mu is held.
-func (c *Cache[K, V]) keep(key K, value V, limits Limits, load func(context.Context) (V, error)) (gone []V) {
+func (c *Cache[K, V]) keep(key K, value V, loadedAt time.Time, limits Limits, load func(context.Context) (V, error)) (gone []V) {
 	if old := c.entries[key]; old != nil {
 		gone = c.drop(old, gone)
 	}
 	c.refused.forget(key)
 	for len(c.entries) >= c.cfg.Capacity {
-		gone = c.drop(c.byUse.Front().Value.(*entry[K, V]), gone)
+		gone = c.leave(c.byUse.Front().Value.(*entry[K, V]), gone)
 	}
-	e := &entry[K, V]{key: key, value: value, loadedAt: c.cfg.Now(), limits: limits, load: load, jitter: c.cfg.Jitter()}
+	e := &entry[K, V]{key: key, value: value, loadedAt: loadedAt, limits: limits, load: load, jitter: c.cfg.Jitter()}
 	e.place = c.byUse.PushBack(e)
 	c.entries[key] = e
+	c.cfg.Kept(key, value, loadedAt)
 	return gone
+}
+
+// leave is drop, for an entry that is gone from the copy too. c.mu is held.
+func (c *Cache[K, V]) leave(e *entry[K, V], gone []V) []V {
+	c.cfg.Left(e.key)
+	return c.drop(e, gone)
 }
 
 // drop takes e out and appends its value to gone. c.mu is held.
@@ -519,8 +562,11 @@ func (c *Cache[K, V]) evict(gone []V) {
 }
 
 // age is how long ago e was loaded. c.mu is held.
-func (c *Cache[K, V]) age(e *entry[K, V]) time.Duration {
-	if age := c.cfg.Now().Sub(e.loadedAt); age >= 0 {
+func (c *Cache[K, V]) age(e *entry[K, V]) time.Duration { return c.since(e.loadedAt) }
+
+// since is how long ago t was: very long if it is still to come.
+func (c *Cache[K, V]) since(t time.Time) time.Duration {
+	if age := c.cfg.Now().Sub(t); age >= 0 {
 		return age
 	}
 	return math.MaxInt64

@@ -32,7 +32,7 @@ type secret struct {
 // newCache returns a cache of secrets with room for capacity.
 func newCache(t *testing.T, capacity int) *cache.Cache[string, *secret] {
 	t.Helper()
-	c := cache.New[string](cache.Config[*secret]{
+	c := cache.New(cache.Config[string, *secret]{
 		Capacity: capacity,
 		Now:      time.Now,
 		Evict:    func(s *secret) { s.wiped.Add(1) },
@@ -152,7 +152,7 @@ func TestPresentLimitsGovern(t *testing.T) {
 
 func TestClockSetBack(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	c := cache.New[string](cache.Config[*secret]{
+	c := cache.New(cache.Config[string, *secret]{
 		Capacity: 1, Now: func() time.Time { return now }, Evict: func(s *secret) { s.wiped.Add(1) },
 		Outage: func(_ error, l cache.Limits) time.Duration { return l.Until() },
 	})
@@ -410,7 +410,7 @@ func TestEveryValueIsWipedOnce(t *testing.T) {
 }
 
 func BenchmarkHit(b *testing.B) {
-	c := cache.New[string](cache.Config[*secret]{Capacity: 4, Now: time.Now, Evict: func(*secret) {}})
+	c := cache.New(cache.Config[string, *secret]{Capacity: 4, Now: time.Now, Evict: func(*secret) {}})
 	defer c.Close()
 	c.Put("k", &secret{}, limits)
 	b.ReportAllocs()
