@@ -81,6 +81,37 @@ func NewIKPart(keyName string, pairs Pairs, recipients []Recipient, ik []byte) (
 	return &p, nil
 }
 
+// ParseIKPart reads the bytes of an IK part alone, which Encoded has returned. It
+// copies b once, after its length has been checked, and neither keeps nor changes
+// it.
+//
+// It holds what Parse holds: one encoding only, every limit before anything is
+// hashed. It verifies nothing, so what the part says is a claim until Verify has
+// succeeded. The error wraps ErrInvalid; it is a *VersionError if b is of a format
+// version that is not known here.
+func ParseIKPart(b []byte) (*IKPart, error) {
+	c := cursor{}
+	if len(b) > MaxIKPart {
+		c.fail("the IK part is %d bytes, at most %d are allowed", len(b), MaxIKPart)
+		return nil, c.err
+	}
+	c.rest = string(b)
+	p := new(IKPart)
+	p.decode(&c)
+	if len(c.rest) > 0 {
+		c.fail("%d bytes follow its end", len(c.rest))
+	}
+	if c.err != nil {
+		return nil, c.err
+	}
+	p.id = sha256.Sum256(b)
+	return p, nil
+}
+
+// Encoded returns the part's bytes, commitment included: what every envelope of
+// its intermediate key begins with, at most MaxIKPart.
+func (p *IKPart) Encoded() string { return p.raw }
+
 // decode reads an IK part and holds all its limits. It leaves id to the caller,
 // so that nothing is hashed before the whole envelope has been checked.
 func (p *IKPart) decode(c *cursor) {
