@@ -39,7 +39,7 @@ func mapSecret(size int) (mapping, error) {
 	if err := unix.Ftruncate(fd, int64(pages(size))); err != nil {
 		return mapping{}, err
 	}
-	return mapGuarded(size, fd, func(b []byte) error {
+	return mapWhole(size, fd, func(b []byte) error {
 		return unix.Madvise(b, unix.MADV_DONTFORK)
 	})
 }
@@ -47,7 +47,7 @@ func mapSecret(size int) (mapping, error) {
 // mapMlock maps anonymous memory, locked, in no core dump and in no child: not
 // mapped there, and were it, zero.
 func mapMlock(size int) (mapping, error) {
-	return mapGuarded(size, -1, func(b []byte) error {
+	return mapWhole(size, -1, func(b []byte) error {
 		return errors.Join(
 			unix.Mlock(b),
 			unix.Madvise(b, unix.MADV_DONTDUMP),
@@ -59,14 +59,23 @@ func mapMlock(size int) (mapping, error) {
 
 // mapUnlocked maps ordinary memory that is in no core dump and in no child.
 func mapUnlocked(size int) (mapping, error) {
-	return mapGuarded(size, -1, func(b []byte) error {
+	return mapWhole(size, -1, func(b []byte) error {
 		return errors.Join(unix.Madvise(b, unix.MADV_DONTDUMP), unix.Madvise(b, unix.MADV_DONTFORK))
 	})
 }
 
+// mapWhole is mapGuarded, and touches every page: what cannot be had must fail now.
+func mapWhole(size, fd int, protect func([]byte) error) (mapping, error) {
+	return mapGuarded(size, fd, func(b []byte) error {
+		if err := protect(b); err != nil {
+			return err
+		}
+		return fault(b, os.Getpagesize())
+	})
+}
+
 // mapGuarded maps size bytes of fd, or anonymous ones if fd is -1, between two
-// pages without access, has protect protect them, and touches every page: what
-// cannot be had must fail now.
+// pages without access, and has protect protect them.
 func mapGuarded(size, fd int, protect func([]byte) error) (m mapping, err error) {
 	page, inner := os.Getpagesize(), pages(size)
 	whole, err := unix.Mmap(-1, 0, inner+2*page, unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
@@ -83,10 +92,7 @@ func mapGuarded(size, fd int, protect func([]byte) error) (m mapping, err error)
 	if err := mapOver(m.bytes, fd); err != nil {
 		return m, err
 	}
-	if err := protect(m.bytes); err != nil {
-		return m, err
-	}
-	return m, fault(m.bytes, page)
+	return m, protect(m.bytes)
 }
 
 // pages rounds size up to whole pages.
