@@ -23,7 +23,7 @@ func arrows() map[string][]string {
 		"backends/gcpkms":         {"backends"},
 		"backends/gcpkms/gcptest": {}, // a server for tests, also those of others
 		"backends/vault":          {"backends"},
-		"broker":                  {"audit", "backends", "broker/envelope", "broker/peer", "broker/policy", "cache", "internal/secret"},
+		"broker":                  {"audit", "backends", "broker/envelope", "broker/peer", "broker/policy", "cache", "internal/handover", "internal/secret"},
 		"broker/admin":            {},
 		"broker/awsapi":           {"broker", "broker/awsapi/sigv4", "broker/peer", "internal/secret"},
 		"broker/awsapi/sigv4":     {},
@@ -35,6 +35,7 @@ func arrows() map[string][]string {
 		"internal/bootclock":      {},
 		"internal/config":         {"broker/policy"},
 		"internal/doctor":         {"internal/secret"},
+		"internal/handover":       {"internal/secret"},
 		"internal/secret":         {},
 		"internal/telemetry":      {"broker"},
 		"internal/tikv":           {"internal/secret"},
