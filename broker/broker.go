@@ -12,6 +12,7 @@
 //	intermediate.go  finds the intermediate key of an envelope, cached or not
 //	load.go          has its recipients open it, the next if one fails or is slow
 //	kms.go           calls a backend, unless breaker.go holds the call back
+//	handover.go      hands what is cached to the next process, and takes it over
 //
 // Beside the requests, health.go checks every recipient, and has the cache forget
 // what a master key had opened that is now refused.
@@ -32,14 +33,17 @@ import (
 
 	"github.com/keybroker/keybroker/audit"
 	"github.com/keybroker/keybroker/cache"
+	"github.com/keybroker/keybroker/internal/handover"
 	"github.com/keybroker/keybroker/internal/secret"
 )
 
-// Options are what a Broker is made of. All fields are required.
+// Options are what a Broker is made of. All fields but Handover and Received are
+// required.
 type Options struct {
 	// Version of the program, for the audit.
 	Version string
-	// BootID is the kernel's id of this boot, for the audit; empty if unknown.
+	// BootID is the kernel's id of this boot, for the audit and for what is handed
+	// over; empty if unknown.
 	BootID string
 	// Load reads the configuration again. It returns whole new Settings, in
 	// which the KMS of a backend that did not change is the same as before, or
@@ -49,6 +53,14 @@ type Options struct {
 	Audit *audit.Log
 	// Arena holds the intermediate keys. The Broker does not close it.
 	Arena *secret.Arena
+	// Handover is what the next process will be handed: a copy of the cache, from
+	// which is wiped what leaves the cache before anybody is told that it left. The
+	// Broker does not close it. Nil: nothing is handed over.
+	Handover *handover.Memory
+	// Received is what the former process handed over. New restores from it what may
+	// still be served, and wipes it once that is on the record; the caller closes it.
+	// Nil: nothing was.
+	Received *handover.Received
 	// CacheCapacity is how many intermediate keys are cached; at least 1.
 	CacheCapacity int
 	// CallTimeout bounds a call, whatever deadline its caller set.
@@ -68,10 +80,12 @@ type Options struct {
 // Broker answers calls. It is safe for concurrent use.
 type Broker struct {
 	version       string
+	bootID        string
 	reload        func(context.Context) (Settings, error)
 	audit         *audit.Log
 	refusals      *audit.Refusals
 	arena         *secret.Arena
+	handover      *handover.Memory
 	cache         *cache.Cache[[32]byte, *intermediate]
 	cacheCapacity int
 	callTimeout   time.Duration
@@ -99,10 +113,12 @@ type Broker struct {
 func New(ctx context.Context, o Options, s Settings) (*Broker, error) {
 	b := &Broker{
 		version:       o.Version,
+		bootID:        o.BootID,
 		reload:        o.Load,
 		audit:         o.Audit,
 		refusals:      audit.NewRefusals(o.Audit, o.Uptime),
 		arena:         o.Arena,
+		handover:      o.Handover,
 		cacheCapacity: o.CacheCapacity,
 		callTimeout:   o.CallTimeout,
 		auditTimeout:  o.AuditTimeout,
@@ -119,6 +135,8 @@ func New(ctx context.Context, o Options, s Settings) (*Broker, error) {
 		Capacity: o.CacheCapacity,
 		Now:      o.Uptime,
 		Evict:    func(i *intermediate) { i.bytes.Wipe() },
+		Kept:     b.kept,
+		Left:     b.left,
 		Outage:   servedUntil,
 		Refusal:  isRefusal,
 		Definite: isDefinite,
@@ -129,11 +147,22 @@ func New(ctx context.Context, o Options, s Settings) (*Broker, error) {
 		return nil, err
 	}
 	snap.loadedAt = b.now()
-	if _, err := b.audit.Append(ctx, audit.Record{
+	started := audit.Record{
 		Event: audit.EventStart, Outcome: audit.OutcomeOK, BootID: o.BootID,
 		Detail: "version " + o.Version + ", config " + s.SHA256,
-	}); err != nil {
+	}
+	if o.Received != nil {
+		was := b.restore(snap, o.Received)
+		b.logRestored(was)
+		started.Detail += "; " + was.String()
+	}
+	if _, err := b.audit.Append(ctx, started); err != nil {
+		b.cache.Close()
 		return nil, fmt.Errorf("the audit's start record: %w", err)
+	}
+	if o.Received != nil {
+		// From here on something may be refused, which only Handover then forgets.
+		o.Received.Wipe()
 	}
 	b.snap.Store(snap)
 	b.configured(snap)
@@ -144,7 +173,8 @@ func New(ctx context.Context, o Options, s Settings) (*Broker, error) {
 	return b, nil
 }
 
-// Close ends the Broker's background work, wipes the cache, writes the audit's
+// Close ends the Broker's background work, wipes the cache but not what is handed
+// over of it, writes the audit's
 // stop record and closes the KMSs. The front doors are closed before it. ctx
 // bounds the wait for the record.
 func (b *Broker) Close(ctx context.Context) error {

@@ -20,6 +20,7 @@ import (
 	"github.com/keybroker/keybroker/broker"
 	"github.com/keybroker/keybroker/broker/policy"
 	"github.com/keybroker/keybroker/cache"
+	"github.com/keybroker/keybroker/internal/handover"
 	"github.com/keybroker/keybroker/internal/secret"
 )
 
@@ -50,6 +51,10 @@ type fixture struct {
 	clock   func() time.Time
 	arena   *secret.Arena
 	observe *observer
+	// What a restart needs; nil and empty unless the test is about that.
+	memory   *handover.Memory
+	received *handover.Received
+	bootID   string
 }
 
 // fakeClock is both clocks of a Broker. It moves only when told.
@@ -81,20 +86,7 @@ func newFixture(t *testing.T, change ...func(*fixture)) *fixture {
 		c(f)
 	}
 	f.audit = newAuditLog(t, f.clock)
-	b, err := broker.New(t.Context(), broker.Options{
-		Version:       "test",
-		Load:          func(context.Context) (broker.Settings, error) { return f.settings, f.loadErr },
-		Audit:         f.audit.Log,
-		Arena:         f.arena,
-		CacheCapacity: 64,
-		CallTimeout:   10 * time.Second,
-		AuditTimeout:  5 * time.Second,
-		Now:           f.clock,
-		Uptime:        f.clock,
-		Random:        rand.Reader,
-		Logger:        slog.New(slog.DiscardHandler),
-		Observer:      f.observe,
-	}, f.settings)
+	b, err := broker.New(t.Context(), f.options(), f.settings)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,6 +98,26 @@ func newFixture(t *testing.T, change ...func(*fixture)) *fixture {
 		}
 	})
 	return f
+}
+
+func (f *fixture) options() broker.Options {
+	return broker.Options{
+		Version:       "test",
+		BootID:        f.bootID,
+		Handover:      f.memory,
+		Received:      f.received,
+		Load:          func(context.Context) (broker.Settings, error) { return f.settings, f.loadErr },
+		Audit:         f.audit.Log,
+		Arena:         f.arena,
+		CacheCapacity: 64,
+		CallTimeout:   10 * time.Second,
+		AuditTimeout:  5 * time.Second,
+		Now:           f.clock,
+		Uptime:        f.clock,
+		Random:        rand.Reader,
+		Logger:        slog.New(slog.DiscardHandler),
+		Observer:      f.observe,
+	}
 }
 
 // firstChecks tells whether each recipient has been checked once. A test that

@@ -13,8 +13,9 @@ import (
 // where they came from.
 type intermediate struct {
 	bytes *secret.Key
-	// key is the broker key's name.
-	key string
+	// key is the broker key's name, and part what its envelopes have in common.
+	key  string
+	part *envelope.IKPart
 	// opener is the recipient that gave it; for one made here, the first.
 	opener Recipient
 	by     *kms

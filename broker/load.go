@@ -220,7 +220,7 @@ func (b *Broker) openWith(ctx context.Context, k *key, r recipient, wrap envelop
 	if err != nil {
 		return nil, backends.Errorf(backends.Internal, "unwrap", r.Key, "no locked memory for it: %v", err)
 	}
-	return &intermediate{bytes: held, key: k.Name, opener: r.Recipient, by: r.kms, kek: kekName(wrap.Reference, wrap.Version)}, nil
+	return &intermediate{bytes: held, key: k.Name, part: part, opener: r.Recipient, by: r.kms, kek: kekName(wrap.Reference, wrap.Version)}, nil
 }
 
 // unwrapConfirmed has r unwrap a wrap of part. A refusal purges what is cached, so

@@ -220,7 +220,7 @@ func (b *Broker) make(ctx context.Context, k *key) (w *writing, held *intermedia
 	}
 	first := wraps[0]
 	held = &intermediate{
-		bytes: locked, key: k.Name, opener: first.recipient.Recipient, by: first.recipient.kms,
+		bytes: locked, key: k.Name, part: part, opener: first.recipient.Recipient, by: first.recipient.kms,
 		kek: kekName(first.wrap.Reference, first.wrap.Version),
 	}
 
