@@ -324,6 +324,9 @@ type Memory struct {
 type Cache struct {
 	// Capacity is how many are kept at most.
 	Capacity int
+	// Handover has the cache handed to the next process, where a service manager can
+	// hold it meanwhile.
+	Handover bool
 }
 
 // The defaults, where they are not obvious from the field.

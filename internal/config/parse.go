@@ -84,12 +84,14 @@ func (w *walker) parse(data []byte) *Config {
 	if v, ok := b.fields["audit"]; ok {
 		c.Audit = w.audit(v)
 	}
-	c.Cache.Capacity = DefaultCacheCapacity
+	c.Cache = Cache{Capacity: DefaultCacheCapacity, Handover: true}
 	if v, ok := b.fields["cache"]; ok {
 		b := w.block(v, "cache")
 		n := uint64(DefaultCacheCapacity)
 		b.number("capacity", &n, 1, 1<<20)
-		c.Cache.Capacity = int(n)
+		handover := "auto"
+		b.oneOf("handover", &handover)
+		c.Cache = Cache{Capacity: int(n), Handover: handover == "auto"}
 	}
 	c.Memory = Memory{RequireLocked: true, Size: DefaultMemorySize}
 	if v, ok := b.fields["memory"]; ok {

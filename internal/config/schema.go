@@ -97,6 +97,6 @@ func schema() map[string][]entry {
 			later("rotate"), later("signing_key"),
 		},
 		"memory": {oneOf(may("locked"), "require", "prefer"), may("size")},
-		"cache":  {may("capacity"), later("persist")},
+		"cache":  {may("capacity"), oneOf(may("handover"), "auto", "off"), later("persist")},
 	}
 }
