@@ -115,6 +115,8 @@ func serve(ctx context.Context, env *Env, opts serveOptions) error {
 	if d.audit, err = openAudit(d.cfg, d.log, d.metrics); err != nil {
 		return err
 	}
+	relay := newRelay(d.cfg.Cache, d.log)
+	defer relay.close()
 	w := &wiring{path: opts.config, log: d.log, metrics: d.metrics, started: d.cfg}
 	settings, err := w.settings(d.cfg)
 	if err != nil {
@@ -122,12 +124,14 @@ func serve(ctx context.Context, env *Env, opts serveOptions) error {
 	}
 	d.broker, err = broker.New(ctx, broker.Options{
 		Version: versionText(), BootID: bootclock.BootID(), Load: w.load, Audit: d.audit, Arena: arena,
+		Handover: relay.memory, Received: relay.received,
 		CacheCapacity: d.cfg.Cache.Capacity, CallTimeout: callTimeout, AuditTimeout: auditTimeout,
 		Now: time.Now, Uptime: bootclock.Now, Random: rand.Reader, Logger: d.log, Observer: d.metrics,
 	}, settings)
 	if err != nil {
 		return errors.Join(err, d.closeAudit(ctx))
 	}
+	relay.pass()
 	err = d.run(ctx)
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
