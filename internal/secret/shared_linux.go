@@ -92,7 +92,7 @@ func mapShared(file *os.File, kind Kind, size int) (*Shared, error) {
 		return errors.Join(unix.Madvise(b, unix.MADV_DONTFORK), unix.Madvise(b, unix.MADV_DONTDUMP))
 	})
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("mapping %d bytes of %s (RLIMIT_MEMLOCK is %s): %w", size, kind, memlockLimit(), err), file.Close())
+		return nil, errors.Join(fmt.Errorf("mapping %d bytes of %s (RLIMIT_MEMLOCK is %s; raise LimitMEMLOCK in the unit, or lower cache.capacity): %w", size, kind, memlockLimit(), err), file.Close())
 	}
 	return &Shared{mem: mem, file: file, kind: kind}, nil
 }
