@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -23,6 +24,9 @@ func (b *Broker) kept(id [32]byte, held *intermediate, loadedAt time.Time) {
 	})
 	if err != nil {
 		b.handover.Wipe(id)
+		if errors.Is(err, handover.ErrFull) {
+			return // the cache is larger than what is handed over of it
+		}
 		b.log.Warn("an intermediate key is cached but would not outlive a restart", "key", held.key, "error", err)
 	}
 }
@@ -90,59 +94,71 @@ func (b *Broker) logRestored(r restored) {
 // not known.
 func (b *Broker) restore(snap *snapshot, from *handover.Received) restored {
 	r := restored{ignored: from.Err(), dropped: map[string]int{}}
+	youngest := map[keyRecipient]time.Time{}
 	damaged := from.Each(func(e handover.Entry) {
-		if why := b.restoreEntry(snap, e); why != "" {
+		opened, p, why := b.restoreEntry(snap, e)
+		if why != "" {
 			r.dropped[why]++
 			return
 		}
 		r.kept++
+		// A master key that was refused meanwhile is found by the first check: it opens
+		// again what it has opened last.
+		if e.LoadedAt.After(youngest[opened]) {
+			youngest[opened] = e.LoadedAt
+			b.conditions.prove(opened, p)
+		}
 	})
 	r.dropped[dropDamaged] += damaged
 	return r
 }
 
-// restoreEntry caches one entry, or says why not.
-func (b *Broker) restoreEntry(snap *snapshot, e handover.Entry) (dropped string) {
+// restoreEntry caches one entry, and returns the recipient that had opened it and
+// what that can be checked with; or says why it was dropped.
+func (b *Broker) restoreEntry(snap *snapshot, e handover.Entry) (opened keyRecipient, p proof, dropped string) {
 	part, err := envelope.ParseIKPart([]byte(e.Part))
 	if err != nil || part.Verify(e.IK) != nil {
-		return dropDamaged
+		return opened, p, dropDamaged
 	}
 	k := snap.present[part.KeyName()]
 	if k == nil || !k.accepts(part.Pairs()) {
-		return dropUnlisted
+		return opened, p, dropUnlisted
 	}
-	by, ok := k.opened(part, e)
+	by, wrap, ok := k.opened(part, e)
 	if !ok {
-		return dropUnlisted
+		return opened, p, dropUnlisted
 	}
 	// An unknown boot is not this one.
 	if b.bootID == "" || e.BootID != b.bootID || e.LoadedAt.After(b.uptime()) {
-		return dropClock
+		return opened, p, dropClock
 	}
 	if b.uptime().Sub(e.LoadedAt) >= k.Limits.Until() {
-		return dropExpired
+		return opened, p, dropExpired
 	}
 	locked, err := b.arena.New(e.IK)
 	if err != nil {
-		return dropFull
+		return opened, p, dropFull
 	}
 	held := &intermediate{bytes: locked, key: k.Name, part: part, opener: by.Recipient, by: by.kms, kek: e.KEK}
 	if !b.cache.Restore(part.ID(), held, e.LoadedAt, k.Limits) {
-		return dropFull
+		return opened, p, dropFull
 	}
-	return ""
+	return keyRecipient{k.Name, by}, proof{part, wrap}, ""
 }
 
-// opened returns the recipient of k that is said to have opened part: it is still
-// listed, of the same kind of KMS, and the part has a wrap by the master key that
-// it is said to have used.
-func (k *key) opened(part *envelope.IKPart, e handover.Entry) (recipient, bool) {
+// opened returns the recipient of k that is said to have opened part, and the wrap
+// that it opened: it is still listed, of the same kind of KMS, and the part has a
+// wrap by the master key that it is said to have used.
+func (k *key) opened(part *envelope.IKPart, e handover.Entry) (recipient, envelope.Recipient, bool) {
 	i := slices.IndexFunc(k.recipients, func(r recipient) bool { return r.Recipient == Recipient{e.Backend, e.Key} })
 	if i < 0 {
-		return recipient{}, false
+		return recipient{}, envelope.Recipient{}, false
 	}
 	r := k.recipients[i]
-	return r, slices.ContainsFunc(part.Recipients(), func(wrap envelope.Recipient) bool {
-		return wrap.Provider == r.kms.of.Provider && kekName(wrap.Reference, wrap.Version) == e.KEK
-	})
+	for _, wrap := range part.Recipients() {
+		if wrap.Provider == r.kms.of.Provider && kekName(wrap.Reference, wrap.Version) == e.KEK {
+			return r, wrap, true
+		}
+	}
+	return recipient{}, envelope.Recipient{}, false
 }

@@ -186,6 +186,80 @@ func TestManyRestarts(t *testing.T) {
 	})
 }
 
+// A master key that was refused while the broker was down is found at once, not when
+// the ttl of what it had opened has passed.
+func TestRefusedWhileDown(t *testing.T) {
+	for name, tc := range map[string]struct {
+		refuse func(*fixture)
+		change func(*fixture)
+		reason broker.Reason // of unwrapping; empty: it is served
+	}{
+		"the master key": {
+			refuse: func(f *fixture) {
+				f.one.fail.Store(backends.Errorf(backends.Disabled, "unwrap", "a", "as the test asked"))
+			},
+			reason: broker.KEKDisabled,
+		},
+		"the version that it is wrapped with": {
+			refuse: func(f *fixture) { f.one.rotate("2"); f.one.disabled.Store("1", true) },
+			reason: broker.KEKDisabled,
+		},
+		"another version": {refuse: func(f *fixture) { f.one.rotate("2"); f.one.disabled.Store("0", true) }},
+		"nothing":         {refuse: func(*fixture) {}},
+		"to wrap, not to unwrap": {refuse: func(f *fixture) {
+			f.one.failWrap.Store(backends.Errorf(backends.Denied, "wrap", "a", "as the test asked"))
+		}},
+		"by another KMS under its name": {
+			refuse: func(*fixture) {},
+			change: func(f *fixture) {
+				other := f.settings.Backends["two"]
+				f.settings.Backends = map[string]broker.Backend{"one": other, "two": other}
+			},
+			reason: broker.NoBackend,
+		},
+		"a recipient that is none any more": {
+			refuse: func(f *fixture) {
+				f.one.fail.Store(backends.Errorf(backends.Denied, "unwrap", "a", "as the test asked"))
+			},
+			change: func(f *fixture) {
+				f.settings.Keys[0].FormerRecipients = f.settings.Keys[0].Recipients
+				f.settings.Keys[0].Recipients = []broker.Recipient{{Backend: "two", Key: "a"}}
+			},
+			reason: broker.KEKDenied,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := mirrored(t)
+				_, wrapped := f.generate(uidTiKV, "tikv", nil)
+				f.settings.Keys = append([]broker.Key(nil), f.settings.Keys...)
+				tc.refuse(f)
+				change := tc.change
+				if change == nil {
+					change = func(*fixture) {}
+				}
+				next := f.killed(change)
+				synctest.Wait()
+				next.wantStarted(restoredOne)
+				if got := parts(t, next.memory)[f.partOf(wrapped)]; got != (tc.reason == "") {
+					t.Errorf("after the first check it is handed over: %v", got)
+				}
+				u, err := next.unwrap(wrapped, nil)
+				if tc.reason != "" {
+					wantReason(t, err, tc.reason)
+					return
+				}
+				if err != nil {
+					t.Fatal(explain(err))
+				}
+				if u.Source != cache.Fresh {
+					t.Errorf("source %v, want fresh", u.Source)
+				}
+			})
+		})
+	}
+}
+
 func TestOrderlyStopHandsOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := mirrored(t)

@@ -174,8 +174,11 @@ func (b *Broker) probeDue() {
 				continue
 			}
 			due++
+			// A first check wraps nothing, unless a key that was handed over is refused
+			// and it has to tell whether that is about one version of the master key.
+			_, proven := b.conditions.proof(keyRecipient{name, r})
 			group.Go(func() error {
-				b.checkRecipient(k, r, known.tried && i < len(k.writers()))
+				b.checkRecipient(k, r, (known.tried || proven) && i < len(k.writers()))
 				return nil
 			})
 		}
