@@ -90,8 +90,15 @@ func (m *kms) admit(op, key string) error {
 	if m.breaker.TryAcquirePermit() {
 		return nil
 	}
-	return backends.Errorf(backends.Unavailable, op, key,
-		"%w: it failed %d times in a row and is tried again within two seconds; the last time: %s", errNotAsked, breakerFailures, m.state().lastError)
+	last := m.state()
+	class := backends.Unavailable
+	if last.lastClass == backends.Unauthenticated {
+		// What the breaker holds back must not pass for an outage: a broker that is
+		// shut out serves from its cache for less long.
+		class = backends.Unauthenticated
+	}
+	return backends.Errorf(class, op, key,
+		"%w: it failed %d times in a row and is tried again within two seconds; the last time: %s", errNotAsked, breakerFailures, last.lastError)
 }
 
 // weigh tells breaker and quota how a call went. Any answer shows that the backend
