@@ -48,8 +48,9 @@ type condition struct {
 // usable tells whether a new intermediate key may have it as a recipient.
 func (c condition) usable() bool { return c.good && !c.unwritable }
 
-// proof is a wrap of an intermediate key of the broker's own making. To open it
-// proves that its master key can be used.
+// proof is a wrap of an intermediate key of the broker's own making, or, before
+// there is one, of one that was opened: to open it again proves that its master key
+// can be used.
 type proof struct {
 	part *envelope.IKPart
 	wrap envelope.Recipient
@@ -103,6 +104,11 @@ func (c *conditions) prove(r keyRecipient, p proof) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.proofs[r] = p
+}
+
+func (c *conditions) proven(r keyRecipient) bool {
+	_, ok := c.proof(r)
+	return ok
 }
 
 func (c *conditions) proof(r keyRecipient) (p proof, ok bool) {

@@ -474,3 +474,31 @@ func TestNothingIsHealedInAnOutage(t *testing.T) {
 		}
 	})
 }
+
+// TestBrokerThatOnlyUnwraps: it has wrapped nothing, and still finds that what it
+// opened is refused now.
+func TestBrokerThatOnlyUnwraps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		maker := newThreeKMS(t)
+		f := newFixture(t, func(of *fixture) {
+			of.clock = time.Now
+			of.one = maker.one
+			of.settings.Backends = map[string]broker.Backend{"one": {KMS: maker.one, Provider: "fake", Type: "fake", Timeout: 3 * time.Second}}
+			of.settings.Keys = []broker.Key{newKey("tikv", "one/a")}
+			of.settings.Keys[0].CheckInterval = checkEvery
+			maker.one.failWrap.Store(backends.Errorf(backends.Denied, "wrap", "a", "as the test asked"))
+		})
+		if _, err := f.unwrap(maker.wrapped, nil); err != nil {
+			t.Fatal(explain(err))
+		}
+		maker.one.failUnwrap.Store(backends.Errorf(backends.Disabled, "unwrap", "a", "as the test asked"))
+		time.Sleep(checkEvery)
+		synctest.Wait()
+		if n := f.cachedKeys(); n != 0 {
+			t.Errorf("%d intermediate keys are still cached", n)
+		}
+		if records := f.backendRecords(); len(records) != 1 {
+			t.Errorf("records: %v", records)
+		}
+	})
+}
