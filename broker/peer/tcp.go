@@ -14,9 +14,9 @@ var errNotTCP = errors.New("this is no TCP connection")
 // TCPListener accepts TCP connections and finds out which local user each is from,
 // before a byte is read. It is safe for concurrent use.
 //
-// On Linux that is the owner of the socket at the other end, as /proc/self/net/tcp
-// and tcp6 have it at that moment: the user that made the socket, by its effective
-// uid (socket(2)). So
+// On Linux that is the owner of the socket at the other end, as sock_diag(7) tells it
+// at that moment, or /proc/self/net/tcp and tcp6 where there is no sock_diag: the user
+// that made the socket, by its effective uid (socket(2)). So
 //
 //   - a process that changes its user, or hands its connection to another, stays
 //     the user that made the socket, and one that is handed a socket before it
@@ -44,10 +44,10 @@ type TCPListener struct {
 // Options.MaxPerUID counts all callers whose user is not known as one user, so it
 // also bounds all callers that are not on a loopback address together.
 //
-// A caller is looked up while the next ones wait, which takes about 5 ms for each
-// thousand TCP sockets on the host: the tables are read twice, and four times at
-// most. So a local user who opens very many connections can delay others, here as by
-// filling the queue of those not yet accepted.
+// A caller is looked up while the next ones wait. With sock_diag that takes less than 0.1 ms.
+// Without, it takes about 5 ms for each thousand TCP sockets on the host, since the
+// tables are read twice, and four times at most: then a local user who opens very many
+// connections keeps the others waiting, for as long as he likes.
 func LocalTCP(l net.Listener, opts Options) *TCPListener {
 	log := opts.Logger
 	if log == nil {

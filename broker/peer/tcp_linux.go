@@ -12,11 +12,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxLooks is how often the tables are read for one caller: twice the same must be
-// seen, and while connections come and go a socket may be missed.
+// maxLooks is how often is looked for one caller: twice the same must be seen, and
+// while connections come and go a socket may be missed in the tables.
 const maxLooks = 4
 
-var errNotListed = errors.New("the connection is not in /proc/self/net: it is of another network namespace, or so many come and go that it was missed")
+var errNotListed = errors.New("the kernel does not list the connection: it is of another network namespace, or so many come and go that it was missed")
 
 // openTable opens a table of this process's network namespace.
 func openTable(name string) (io.ReadCloser, error) { return os.Open("/proc/self/net/" + name) }
@@ -24,11 +24,11 @@ func openTable(name string) (io.ReadCloser, error) { return os.Open("/proc/self/
 // identifyTCP returns what can be told of who is at the other end of conn. On an
 // error it could not be found out, and the Identity has no uid.
 //
-// What the table says of the caller's socket counts only if it is twice the same
+// What the kernel says of the caller's socket counts only if it is twice the same
 // socket, established, with a process that has it open, and if our end is, too,
 // and is the one that we hold. A socket is taken from its owner a moment after it
-// leaves the state, and from then on reads as root's; and our end shows that the
-// table is of this connection, not of one between the same addresses in another
+// leaves the state, and from then on reads as root's; and our end shows that it
+// speaks of this connection, not of one between the same addresses in another
 // network namespace, or of a later one of somebody else.
 func (k kernel) identifyTCP(conn *net.TCPConn) (Identity, error) {
 	id := Identity{Network: AWS, Addr: conn.RemoteAddr().String()}
@@ -62,8 +62,17 @@ func (k kernel) identifyTCP(conn *net.TCPConn) (Identity, error) {
 	return id, errNotListed
 }
 
-// look reads the tables once.
+// look looks once, in the tables if there is no better way.
 func (k kernel) look(theirs, ours netip.AddrPort) (bothEnds, error) {
+	ends, err := k.askSockets(theirs, ours)
+	if err == nil || !errors.Is(err, errNoDiag) {
+		return ends, err
+	}
+	return k.readTables(theirs, ours)
+}
+
+// readTables reads the tables once.
+func (k kernel) readTables(theirs, ours netip.AddrPort) (bothEnds, error) {
 	var ends bothEnds
 	for _, table := range tables(theirs) {
 		if ends.complete() {

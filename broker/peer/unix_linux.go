@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -35,7 +36,11 @@ type kernel struct {
 	overflowUID, overflowGID uint32
 	// peerPidfd is getsockopt(2) with SO_PEERPIDFD. Tests put other kernels here.
 	peerPidfd func(fd int) (int, error)
-	// openTable opens a table of TCP sockets (/proc/net). Tests put others here.
+	// askSockets finds both ends of a TCP connection (sock_diag). Tests put others
+	// here.
+	askSockets func(theirs, ours netip.AddrPort) (bothEnds, error)
+	// openTable opens a table of TCP sockets (/proc/net), for where there is no
+	// sock_diag. Tests put others here.
 	openTable func(name string) (io.ReadCloser, error)
 }
 
@@ -46,6 +51,7 @@ func newKernel() kernel {
 		overflowUID: sysctlID("/proc/sys/kernel/overflowuid"),
 		overflowGID: sysctlID("/proc/sys/kernel/overflowgid"),
 		peerPidfd:   peerPidfd,
+		askSockets:  askSockets,
 		openTable:   openTable,
 	}
 }
