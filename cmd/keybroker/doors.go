@@ -22,6 +22,10 @@ type doors struct {
 // client, too few to take every file descriptor.
 const maxPerUID = 1024
 
+// maxPerWatcher is the same for metrics and health, which anybody on the host may
+// ask for. Callers of other hosts count as one user there.
+const maxPerWatcher = 64
+
 // openDoors opens every listener of the configuration, or takes it from systemd.
 // On an error it leaves none open.
 func openDoors(listen config.Listen, log *slog.Logger, refused func(peer.Identity, error)) (d doors, err error) {
@@ -63,9 +67,11 @@ func openDoors(listen config.Listen, log *slog.Logger, refused func(peer.Identit
 		return d, err
 	}
 	if a := listen.Admin; a != nil {
-		if d.admin, err = net.Listen("tcp", a.Address); err != nil {
+		l, err := net.Listen("tcp", a.Address)
+		if err != nil {
 			return d, fmt.Errorf("listen.admin: %w", addressInUse(a.Address, err))
 		}
+		d.admin = peer.LocalTCP(l, peer.Options{Logger: log, MaxPerUID: maxPerWatcher})
 	}
 	return d, nil
 }
