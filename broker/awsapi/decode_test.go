@@ -138,8 +138,8 @@ func TestForget(t *testing.T) {
 	c.forget([]byte("what went past the buffer"))
 }
 
-// TestManyUsersFail: the failures of more users than are counted apart are counted
-// together, and nobody is counted for another who has room of his own.
+// TestManyUsersFail: the failures of so many users are counted and no more, and nobody
+// waits for what another has done.
 func TestManyUsersFail(t *testing.T) {
 	f := newFailures(2, 1)
 	of := func(uid uint32) peer.Identity { return peer.Identity{Network: peer.AWS, UID: uid, UIDKnown: true} }
@@ -149,11 +149,18 @@ func TestManyUsersFail(t *testing.T) {
 	for uid := range uint32(maxUsers) {
 		f.count(of(uid), now)
 	}
-	for uid := range uint32(2) {
-		f.count(of(maxUsers+uid), now)
+	for range 3 {
+		f.count(of(maxUsers), now)
+		f.count(unknown, now)
+		f.count(overflow, now)
 	}
-	if f.tooMany(of(0), now) || !f.tooMany(unknown, now) || !f.tooMany(overflow, now) || len(f.users) != maxUsers {
-		t.Errorf("of %d users, the first has failed too often, or those without room have not", len(f.users))
+	for _, who := range []peer.Identity{of(0), of(maxUsers), of(maxUsers + 1), unknown, overflow} {
+		if f.tooMany(who, now) {
+			t.Errorf("%v waits", who)
+		}
+	}
+	if len(f.users) != maxUsers {
+		t.Errorf("%d users are kept", len(f.users))
 	}
 	f.count(of(0), now)
 	if !f.tooMany(of(0), now) || f.tooMany(of(1), now) {
