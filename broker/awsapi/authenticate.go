@@ -111,16 +111,28 @@ func (s *Server) garbled(ctx context.Context, raw net.Conn, why string) []byte {
 
 var errBodyTimeout = errors.New("the body did not come in time")
 
+// firstRead is the memory in bytes that a body gets before any of it has come: all
+// that TiKV's takes. For more it has to come, since whoever opens many connections
+// need not send what he announces.
+const firstRead = 4 << 10
+
 // readBody reads the whole body, and wipes what is left of it in the connection's
 // buffer. On an error it returns none: errBodyTimeout past the read deadline.
 func readBody(r *http.Request, http1 *httpConn) (_ []byte, err error) {
-	body := make([]byte, r.ContentLength)
+	size := int(r.ContentLength)
+	body := make([]byte, min(size, firstRead))
 	defer func() {
 		if err != nil {
 			clear(body)
 		}
 	}()
 	for read := 0; ; {
+		if read == len(body) && read < size {
+			larger := make([]byte, min(size, 2*read))
+			copy(larger, body)
+			clear(body)
+			body = larger
+		}
 		var n int
 		n, err = r.Body.Read(body[read:]) // the last one brings the end, too
 		if http1 != nil && n > 0 {
@@ -129,7 +141,7 @@ func readBody(r *http.Request, http1 *httpConn) (_ []byte, err error) {
 		read += n
 		var timeout net.Error
 		switch {
-		case read == len(body) && (err == nil || errors.Is(err, io.EOF)):
+		case read == size && (err == nil || errors.Is(err, io.EOF)):
 			return body, nil
 		case errors.As(err, &timeout) && timeout.Timeout():
 			return nil, errBodyTimeout
