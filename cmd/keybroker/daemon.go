@@ -39,6 +39,8 @@ const (
 	// drainTimeout is how long calls that are under way may finish at the end.
 	// Service managers and rolling restarts wait at least 20 s.
 	drainTimeout = 15 * time.Second
+	// scrapeTimeout is how long the metrics under way may take at the end.
+	scrapeTimeout = time.Second
 	// closeTimeout bounds what comes after: the audit's last record and sync.
 	closeTimeout = 4 * time.Second
 )
@@ -208,7 +210,7 @@ func (d *daemon) run(ctx context.Context) error {
 			})
 		}
 		stopping.Wait()
-		return adminServer.Shutdown(drain)
+		return stopAdmin(drain, adminServer)
 	})
 	d.log.Info("ready", "version", versionText(), "node", d.cfg.Node, "config_sha256", d.cfg.SHA256, "took", time.Since(d.started).String())
 	notifyReady(d.log)
@@ -216,6 +218,18 @@ func (d *daemon) run(ctx context.Context) error {
 		d.opts.ready()
 	}
 	return group.Wait()
+}
+
+// stopAdmin ends the service of metrics and health. Who is answered at the moment
+// gets his answer, if he takes it within scrapeTimeout: nobody who may do nothing
+// else delays the end of the broker, or has it fail.
+func stopAdmin(ctx context.Context, server *http.Server) error {
+	ctx, cancel := context.WithTimeout(ctx, scrapeTimeout)
+	defer cancel()
+	if err := server.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return server.Close()
 }
 
 // awsServer returns the AWS-KMS-compatible endpoint, nil if there is none.
