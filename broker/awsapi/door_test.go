@@ -179,6 +179,24 @@ func TestFailuresAreLimited(t *testing.T) {
 	}
 }
 
+// TestStrangersDoNotHideFailures: what many callers fail with who are not proven leaves
+// room in the log for the failure of one who is.
+func TestStrangersDoNotHideFailures(t *testing.T) {
+	f := newFixture(t, func(f *fixture) { f.config.Failures = 1 << 20 })
+	for range 200 {
+		r := f.request("ListKeys", `{}`)
+		f.sign(r, `{}`, accessKey, secretKey+"x", time.Now())
+		f.want(f.send(r), "InvalidSignatureException", bad)
+	}
+	if n := strings.Count(f.log.String(), "InvalidSignatureException"); n == 0 || n == 200 {
+		t.Fatalf("%d lines of 200", n)
+	}
+	f.want(f.call("DescribeKey", `{"KeyId":"nosuch"}`), "NotFoundException", bad)
+	if !strings.Contains(f.log.String(), "nosuch") {
+		t.Error("the log does not have it")
+	}
+}
+
 // TestOnlyFailuresAreLimited: whoever is right may be so as often as he likes.
 func TestOnlyFailuresAreLimited(t *testing.T) {
 	f := newFixture(t, func(f *fixture) { f.config.Failures, f.config.FailureRate = 1, 1e-9 })

@@ -174,7 +174,11 @@ func (x *exchange) logFailed(ctx context.Context, r *refusal) {
 	if r.cause != nil {
 		attrs = append(attrs, slog.String("cause", text(r.cause.Error())))
 	}
-	x.log.warn(ctx, "a call of the AWS KMS endpoint failed", attrs...)
+	log := x.log
+	if !x.proven {
+		log = x.strangers
+	}
+	log.warn(ctx, "a call of the AWS KMS endpoint failed", attrs...)
 }
 
 // uidOf is the caller's uid for the log.

@@ -111,6 +111,9 @@ type Server struct {
 	operations  map[string]operation
 	failures    *failures
 	log         limitedLog
+	// strangers is log for callers who are not proven, with lines of its own: they
+	// cannot crowd out why TiKV's call has failed, which TiKV does not say.
+	strangers limitedLog
 	// nobody is the secret of access keys that there are not, so that it takes as
 	// long to refuse one.
 	nobody secret.Value
@@ -153,6 +156,7 @@ func New(cfg Config) (*Server, error) {
 		operations:  operations(),
 		failures:    newFailures(cmp.Or(cfg.Failures, DefaultFailures), cmp.Or(cfg.FailureRate, DefaultFailureRate)),
 		log:         newLimitedLog(log),
+		strangers:   newLimitedLog(log),
 		nobody:      secret.NewValue(nobody),
 		fresh:       map[net.Conn]struct{}{},
 	}
