@@ -197,6 +197,16 @@ func TestStrangersDoNotHideFailures(t *testing.T) {
 	}
 }
 
+// TestLogHoldsNoControlCharacters, whatever the key is called.
+func TestLogHoldsNoControlCharacters(t *testing.T) {
+	f := newFixture(t)
+	f.want(f.call("DescribeKey", `{"KeyId":"a\u001b[31m\u009b31m\u202e\u2028\nb"}`), "NotFoundException", bad)
+	log := f.log.String()
+	if !strings.Contains(log, "\"key\":\"a\ufffd[31m") || strings.ContainsAny(log, "\u001b\u009b\u202e\u2028") || strings.Contains(log, `\u001b`) {
+		t.Errorf("%q", log)
+	}
+}
+
 // TestOnlyFailuresAreLimited: whoever is right may be so as often as he likes.
 func TestOnlyFailuresAreLimited(t *testing.T) {
 	f := newFixture(t, func(f *fixture) { f.config.Failures, f.config.FailureRate = 1, 1e-9 })

@@ -1,6 +1,9 @@
 package awsapi
 
-import "strings"
+import (
+	"strings"
+	"unicode"
+)
 
 // names turns AWS's names of keys into the broker's, and back.
 type names struct {
@@ -55,7 +58,7 @@ func (x *exchange) keyOf(member string, keyID *string) (string, *refusal) {
 	if len(*keyID) == 0 || len(*keyID) > maxKeyID {
 		return "", refuse(validation, member+" is 1 to 2048 characters")
 	}
-	x.key = text(*keyID)
+	x.key = text(visible(*keyID))
 	return x.names.name(*keyID)
 }
 
@@ -65,4 +68,15 @@ func (x *exchange) keyIfSaid(member string, keyID *string) (string, *refusal) {
 		return "", nil
 	}
 	return x.keyOf(member, keyID)
+}
+
+// visible is s as a line of the log may hold it: whoever reads that in a terminal
+// sends no control characters to it, which are not all escaped in JSON.
+func visible(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsGraphic(r) {
+			return r
+		}
+		return unicode.ReplacementChar
+	}, s)
 }

@@ -100,7 +100,7 @@ func (c *clientAdd) run(env *Env, opts *options) error {
 		TiKV:   setting.Credentials(),
 	}
 	if os.Geteuid() == 0 {
-		fmt.Fprintf(env.Stderr, "warning: %s is root's; if the broker is another user, let it read it: chown keybroker %s\n", name, quote(name))
+		fmt.Fprintf(env.Stderr, "warning: %s is root's; if the broker is another user, let it read it: chown keybroker %s\n", visible(name), quote(name))
 	}
 	if opts.output == outputJSON {
 		return env.printJSON(added)
@@ -109,7 +109,7 @@ func (c *clientAdd) run(env *Env, opts *options) error {
 # keybroker config check && keybroker reload
 %s
 # And in tikv.toml (keybroker tikv config --key %s --client %s prints the rest)
-%s`, name, added.Config, c.key, c.name, added.TiKV)
+%s`, visible(name), added.Config, c.key, c.name, added.TiKV)
 	return err
 }
 

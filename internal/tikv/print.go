@@ -111,6 +111,14 @@ func quoted(s string) string {
 	return b.String()
 }
 
+// shellQuoted is a path as a shell takes it for one word, also inside "$( )".
+func shellQuoted(path string) string {
+	if strings.Trim(path, "/._-+=:@%0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ") == "" {
+		return path
+	}
+	return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
+}
+
 // comment puts "# " before each line.
 func comment(text string) string {
 	var b strings.Builder
@@ -157,7 +165,7 @@ func (s Setting) Notes() string {
   on each store's:
   --master-key "aws-kms:///%s?REGION=%s&ENDPOINT=%s&AWS_ACCESS_KEY_ID=%s&AWS_SECRET_ACCESS_KEY=$(cat %s)"
 - Before TiKV is restarted: keybroker tikv config --check FILE
-`, s.KeyID[strings.LastIndex(s.KeyID, "/")+1:], url.QueryEscape(s.Region), s.Endpoint, url.QueryEscape(s.AccessKeyID), s.SecretFile))
+`, s.KeyID[strings.LastIndex(s.KeyID, "/")+1:], url.QueryEscape(s.Region), s.Endpoint, url.QueryEscape(s.AccessKeyID), shellQuoted(s.SecretFile)))
 }
 
 func (s Setting) tiup() string {

@@ -2,6 +2,9 @@ package tikv_test
 
 import (
 	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -191,5 +194,24 @@ func TestNotesHaveAURLForBR(t *testing.T) {
 	}
 	if u.Path != "/tikv" || u.Scheme != "aws-kms" {
 		t.Errorf("%+v", u)
+	}
+}
+
+// TestNotesReadTheSecretOfAnyPath has a shell read what it would for BR.
+func TestNotesReadTheSecretOfAnyPath(t *testing.T) {
+	for _, name := range []string{"br.secret", "it's $(echo no) of `echo no`;\"all\".secret", "a'b'' c", "*"} {
+		s := setting()
+		s.SecretFile = filepath.Join(t.TempDir(), name)
+		if err := os.WriteFile(s.SecretFile, []byte("its-content"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		argument := regexp.MustCompile(`--master-key (".*")`).FindStringSubmatch(s.Notes())
+		if argument == nil {
+			t.Fatal(s.Notes())
+		}
+		out, err := exec.CommandContext(t.Context(), "sh", "-c", "printf %s "+argument[1]).CombinedOutput()
+		if err != nil || !strings.HasSuffix(string(out), "AWS_SECRET_ACCESS_KEY=its-content") {
+			t.Errorf("%s: %v, %s", name, err, out)
+		}
 	}
 }
