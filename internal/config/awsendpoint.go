@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v4"
@@ -88,11 +89,12 @@ func (w *walker) awsMatch(v value, endpoint *AWSEndpoint) (m *policy.AWSMatch, s
 	return m, secretFile
 }
 
-// passthrough reads where blobs of AWS KMS are sent on to.
+// passthrough reads where blobs of AWS KMS are sent on to. The id of that AWS key is a
+// name of key from then on (awsapi), so no other key may have it in names.
 //
 // The contexts that may be sent are static pairs as others, so that none can have
 // the name keybroker:key: with it, wrapped intermediate keys could be opened here.
-func (w *walker) passthrough(v value, backends map[string]Backend, key string) *Passthrough {
+func (w *walker) passthrough(v value, backends map[string]Backend, key string, names map[string]string) *Passthrough {
 	b := w.block(v, "keys.NAME.passthrough")
 	p := &Passthrough{}
 	b.text("backend", &p.Backend, "the name of a backend of type aws-kms")
@@ -108,6 +110,13 @@ func (w *walker) passthrough(v value, backends map[string]Backend, key string) *
 		backend = Backend{} // what its keys are called is no matter
 	}
 	b.masterKey("key", backend, &p.Key)
+	if id := p.Key[strings.LastIndexByte(p.Key, '/')+1:]; id != "" && backend.Type != "" && !w.told[b.fields["key"].node] {
+		if owner, taken := names[id]; taken && owner != key {
+			w.problem(b.fields["key"], fmt.Sprintf("%s, whose id %s is already a name of key %s, or of its passthrough", quote(p.Key), quote(id), owner), "an AWS key whose id names this key alone: clients ask by it")
+		} else {
+			names[id] = key
+		}
+	}
 	if v, ok := b.fields["contexts"]; ok {
 		for _, item := range w.items(v) {
 			pairs := w.context(item, key)

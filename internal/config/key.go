@@ -32,7 +32,7 @@ const maxTime = 366 * 24 * time.Hour
 // which nothing is known; without any, what recipients name is not checked.
 func (w *walker) keys(v value, backends map[string]Backend) []Key {
 	var keys []Key
-	names := map[string]string{} // name or alias → the key it belongs to
+	names := map[string]string{} // name, alias or id of a passthrough → the key it belongs to
 	members := w.members(v)
 	if len(v.node.Content) == 0 {
 		w.mismatch(v, "at least one key")
@@ -49,7 +49,8 @@ func (w *walker) keys(v value, backends map[string]Backend) []Key {
 	return keys
 }
 
-// key reads one key. names has the names of all keys, and the aliases so far.
+// key reads one key. names has the names of all keys, and the aliases and the ids of
+// passthroughs so far.
 func (w *walker) key(v value, backends map[string]Backend, names map[string]string) Key {
 	b := w.block(v, "keys.NAME")
 	k := Key{
@@ -98,7 +99,7 @@ func (w *walker) key(v value, backends map[string]Backend, names map[string]stri
 		k.Aliases = w.aliases(v, k.Name, names)
 	}
 	if v, ok := b.fields["passthrough"]; ok {
-		k.Passthrough = w.passthrough(v, backends, k.Name)
+		k.Passthrough = w.passthrough(v, backends, k.Name, names)
 	}
 	return k
 }
