@@ -12,6 +12,8 @@ PROTOC_GEN_GRPC_VERSION := v1.6.2
 GOLANGCI_VERSION        := v2.15.0
 YAMLLINT_VERSION        := 1.38.0
 MOTO_VERSION            := 5.2.5
+AWSCLI_VERSION          := 1.46.3
+BOTO3_VERSION           := 1.44.8
 
 TOOLS := $(CURDIR)/.tools
 BIN   := $(TOOLS)/bin
@@ -48,10 +50,11 @@ fuzz: ## every fuzz target: FUZZTIME for what reads stored data, a third for the
 FAILOVER_TABLE ?= integration/results/failover.md
 RUN            ?= .
 .PHONY: integration
-integration: build $(TOOLS)/vaultserver moto ## the same binary against real KMSs and emulators, and with faults between
+integration: build $(TOOLS)/vaultserver moto awsclients tikvclient ## the same binary against real KMSs and emulators, and with faults between
 	@mkdir -p $(dir $(FAILOVER_TABLE))
 	cd integration && KEYBROKER_BIN=$(CURDIR)/bin/keybroker KEYBROKER_VAULTSERVER=$(TOOLS)/vaultserver \
 		KEYBROKER_MOTO=$(TOOLS)/venv/bin/moto_server KEYBROKER_FAILOVER_TABLE=$(abspath $(FAILOVER_TABLE)) \
+		KEYBROKER_AWSCLI=$(TOOLS)/awsclients/bin/aws KEYBROKER_TIKVCLIENT=$(TOOLS)/tikvclient/bin/tikvclient \
 		go test -count=1 -timeout 20m -run '$(RUN)' ./...
 
 # moto needs Python. Without it the tests that need moto say so and are skipped,
@@ -64,6 +67,37 @@ moto:
 		touch $(TOOLS)/venv/moto-$(MOTO_VERSION) && exit 0; \
 		if [ "$${CI:-}" = true ]; then echo "integration: moto is missing: it needs python3-venv" >&2; exit 1; fi; \
 		echo "integration: SKIP: moto is missing: it needs python3-venv"
+
+# The AWS CLI and boto3 likewise, apart from moto, which wants a boto3 of its own.
+.PHONY: awsclients
+awsclients:
+	@done=$(TOOLS)/awsclients/$(AWSCLI_VERSION)-$(BOTO3_VERSION); if [ -e $$done ]; then exit 0; fi; \
+		python3 -m venv $(TOOLS)/awsclients && \
+		$(TOOLS)/awsclients/bin/pip install -q --disable-pip-version-check awscli==$(AWSCLI_VERSION) boto3==$(BOTO3_VERSION) && \
+		touch $$done && exit 0; \
+		if [ "$${CI:-}" = true ]; then echo "integration: the AWS CLI is missing: it needs python3-venv" >&2; exit 1; fi; \
+		echo "integration: SKIP: the AWS CLI is missing: it needs python3-venv"
+
+# What TiKV is built of needs a newer Rust than most distributions have, and crates.io.
+# Without them the tests of it are skipped and say so, in CI as well.
+RUST_VERSION := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' integration/tikvclient/Cargo.toml)
+.PHONY: tikvclient
+tikvclient:
+	@have=$$(cargo --version 2>/dev/null | cut -d' ' -f2 || true); \
+		if [ "$$(printf '%s\n' "$${have:-0}" $(RUST_VERSION) | sort -V | head -n 1)" != $(RUST_VERSION) ]; then \
+			echo "integration: SKIP: TiKV's own AWS client is missing: it needs cargo $(RUST_VERSION), found $${have:-none}"; \
+		elif [ ! -x $(TOOLS)/tikvclient/bin/tikvclient ] && ! cargo fetch -q --locked --manifest-path integration/tikvclient/Cargo.toml; then \
+			echo "integration: SKIP: TiKV's own AWS client is missing: its crates cannot be fetched"; \
+		else \
+			$(MAKE) --no-print-directory -s $(TOOLS)/tikvclient/bin/tikvclient && exit 0; \
+			rm -f $(TOOLS)/tikvclient/bin/tikvclient; \
+			if [ "$${CI:-}" = true ]; then exit 1; fi; \
+			echo "integration: SKIP: TiKV's own AWS client is missing: it needs libssl-dev and pkg-config"; \
+		fi
+$(TOOLS)/tikvclient/bin/tikvclient: $(addprefix integration/tikvclient/,Cargo.toml Cargo.lock src/main.rs)
+	@mkdir -p $(@D)
+	cargo build -q --release --locked --manifest-path $< --target-dir $(TOOLS)/tikvclient/target
+	cp $(TOOLS)/tikvclient/target/release/tikvclient $@
 
 # The server takes minutes to compile, so it is built once for each version of
 # its source. It is a Go module of its own, so that nothing else inherits what it
