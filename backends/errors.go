@@ -106,12 +106,16 @@ func Errorf(class Class, op, key, format string, args ...any) *Error {
 	return &Error{Class: class, Op: op, Key: key, Err: fmt.Errorf(format, args...)}
 }
 
-// ClassOf returns the class of the outermost *Error in err's tree, and Internal
-// if there is none.
+// ClassOf returns the class of the outermost *Error in err's tree, else of the
+// outermost *Failure, and Internal if there is neither.
 func ClassOf(err error) Class {
 	var e *Error
 	if errors.As(err, &e) {
 		return e.Class
+	}
+	var f *Failure
+	if errors.As(err, &f) {
+		return f.Class
 	}
 	return Internal
 }

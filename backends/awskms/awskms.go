@@ -148,7 +148,7 @@ func (k *KMS) begin(ctx context.Context, key string) (_ context.Context, _ keyAR
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.closed {
-		return nil, keyARN{}, nil, fail(backends.Unavailable, "%w", errClosed)
+		return nil, keyARN{}, nil, backends.Fail(backends.Unavailable, "%w", errClosed)
 	}
 	k.calls.Add(1)
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -162,11 +162,11 @@ func (k *KMS) key(key string) (keyARN, error) {
 	a, ok := parseARN(key)
 	switch {
 	case !ok:
-		return a, fail(backends.InvalidArgument, "%w", ValidKey(key))
+		return a, backends.Fail(backends.InvalidArgument, "%w", ValidKey(key))
 	case a.region != k.cfg.Region && strings.HasPrefix(a.id, multiRegion):
-		return a, fail(backends.InvalidArgument, "the key is named in region %s, and this backend asks KMS in %s; write the ARN of the key's replica there, or use a backend for %[1]s", a.region, k.cfg.Region)
+		return a, backends.Fail(backends.InvalidArgument, "the key is named in region %s, and this backend asks KMS in %s; write the ARN of the key's replica there, or use a backend for %[1]s", a.region, k.cfg.Region)
 	case a.region != k.cfg.Region:
-		return a, fail(backends.InvalidArgument, "the key is in region %s, and this backend asks KMS in %s; use a backend for %[1]s", a.region, k.cfg.Region)
+		return a, backends.Fail(backends.InvalidArgument, "the key is in region %s, and this backend asks KMS in %s; use a backend for %[1]s", a.region, k.cfg.Region)
 	}
 	return a, nil
 }
@@ -176,7 +176,7 @@ func (k *KMS) key(key string) (keyARN, error) {
 func (k *KMS) Match(_ context.Context, key, reference string) (bool, error) {
 	a, err := k.key(key)
 	if err != nil {
-		return false, report("match", key, err)
+		return false, backends.Report("match", key, err)
 	}
 	b, ok := parseARN(reference)
 	return ok && a.is(b), nil

@@ -32,14 +32,14 @@ func (k *KMS) call(ctx context.Context, op string, key keyARN, secret []byte, re
 	if err != nil {
 		return err
 	}
-	if err = request(c.kms); skewed(err) && ended(ctx) == nil {
+	if err = request(c.kms); skewed(err) && backends.Ended(ctx) == nil {
 		err = request(c.kms)
 	}
 	if err == nil {
 		return nil
 	}
 	failed := k.failed(ctx, c, op, key, secret, err)
-	if classOf(failed) != backends.Unauthenticated || ended(ctx) != nil {
+	if backends.ClassOf(failed) != backends.Unauthenticated || backends.Ended(ctx) != nil {
 		return failed
 	}
 	k.clients.drop(c)
@@ -70,34 +70,34 @@ func (k *KMS) failed(ctx context.Context, c *client, op string, key keyARN, secr
 	var lost *smithyhttp.RequestSendError
 	a, answered := answerOf(err)
 	switch {
-	case ended(ctx) != nil:
+	case backends.Ended(ctx) != nil:
 		return gaveUp(ctx)
 	case errors.As(err, &credential):
 		return credentialFailed(credential.err)
 	case errors.Is(err, errTooLarge) && a.status < 300:
-		return fail(backends.Internal, "%s was answered with more than %d bytes", op, maxAnswer)
+		return backends.Fail(backends.Internal, "%s was answered with more than %d bytes", op, maxAnswer)
 	case answered:
 		return k.refused(c, op, key, secret, a)
 	case errors.Is(err, errInTheClear):
-		return fail(backends.InvalidArgument, "the endpoint of the environment or the profile: %w", errInTheClear)
+		return backends.Fail(backends.InvalidArgument, "the endpoint of the environment or the profile: %w", errInTheClear)
 	case errors.As(err, &lost):
 		if distrusted(err) {
 			k.clients.distrust()
-			return fail(backends.Unavailable, "KMS in %s is not trusted: %s; does ca_file have the CA of the endpoint?", key.region, shown(lost.Err.Error()))
+			return backends.Fail(backends.Unavailable, "KMS in %s is not trusted: %s; does ca_file have the CA of the endpoint?", key.region, shown(lost.Err.Error()))
 		}
-		return fail(backends.Unavailable, "no answer from KMS in %s: %s", key.region, shown(lost.Err.Error()))
+		return backends.Fail(backends.Unavailable, "no answer from KMS in %s: %s", key.region, shown(lost.Err.Error()))
 	case strings.Contains(err.Error(), "failed to resolve service endpoint"):
 		// The SDK has no type for it.
-		return fail(backends.InvalidArgument, "KMS has no endpoint for region %s: %s", key.region, shown(err.Error()))
+		return backends.Fail(backends.InvalidArgument, "KMS has no endpoint for region %s: %s", key.region, shown(err.Error()))
 	}
-	return fail(backends.Internal, "%s: %s", op, shown(err.Error()))
+	return backends.Fail(backends.Internal, "%s: %s", op, shown(err.Error()))
 }
 
 // refused is the failure of a request that was answered.
 func (k *KMS) refused(c *client, op string, key keyARN, secret []byte, a answer) error {
 	class := a.class()
 	if a.code == "" && class == backends.Internal {
-		return fail(class, "%s was answered %d, but not as KMS does; does a proxy change its answers?", op, a.status)
+		return backends.Fail(class, "%s was answered %d, but not as KMS does; does a proxy change its answers?", op, a.status)
 	}
 	encoded := base64.StdEncoding.AppendEncode(nil, secret)
 	defer clear(encoded)
@@ -114,7 +114,7 @@ func (k *KMS) refused(c *client, op string, key keyARN, secret []byte, a answer)
 	case backends.Unauthenticated:
 		text += "; are the broker's credentials valid, and the clock of this machine right?"
 	}
-	return &failure{class: class, after: a.after, err: &refusal{a.code, text}}
+	return &backends.Failure{Class: class, RetryAfter: a.after, Err: &refusal{a.code, text}}
 }
 
 // refusal is an answer of KMS that is no success.
@@ -147,7 +147,7 @@ func (k *KMS) encrypt(ctx context.Context, key keyARN, plaintext []byte, pairs m
 		return nil, keyARN{}, err
 	}
 	if n := len(out.CiphertextBlob); n < 1 || n > maxCiphertext {
-		return nil, keyARN{}, fail(backends.Internal, "%s was answered with a ciphertext of %d bytes, not 1 to %d", opEncrypt, n, maxCiphertext)
+		return nil, keyARN{}, backends.Fail(backends.Internal, "%s was answered with a ciphertext of %d bytes, not 1 to %d", opEncrypt, n, maxCiphertext)
 	}
 	return out.CiphertextBlob, by, nil
 }
@@ -169,9 +169,9 @@ func (k *KMS) decrypt(ctx context.Context, key keyARN, version string, ciphertex
 	switch n := len(out.Plaintext); {
 	case err != nil:
 	case n < 1 || n > maxPlaintext:
-		err = fail(backends.Internal, "%s was answered with a plaintext of %d bytes, not 1 to %d", opDecrypt, n, maxPlaintext)
+		err = backends.Fail(backends.Internal, "%s was answered with a plaintext of %d bytes, not 1 to %d", opDecrypt, n, maxPlaintext)
 	case version != "" && material != "" && version != material:
-		err = fail(backends.InvalidCiphertext, "it was made by key material %.64q, not %.64q", material, version)
+		err = backends.Fail(backends.InvalidCiphertext, "it was made by key material %.64q, not %.64q", material, version)
 	default:
 		return out.Plaintext, nil
 	}
@@ -190,9 +190,9 @@ func answering(op string, key keyARN, said *string) (keyARN, error) {
 	by, ok := parseARN(aws.ToString(said))
 	switch {
 	case said == nil:
-		return keyARN{}, fail(backends.Internal, "%s was answered with a success that names no key; does a proxy change KMS's answers?", op)
+		return keyARN{}, backends.Fail(backends.Internal, "%s was answered with a success that names no key; does a proxy change KMS's answers?", op)
 	case !ok || !key.is(by):
-		return keyARN{}, fail(backends.Internal, "%s of %s was answered for another key, %s", op, key, shown(*said))
+		return keyARN{}, backends.Fail(backends.Internal, "%s of %s was answered for another key, %s", op, key, shown(*said))
 	}
 	return by, nil
 }
@@ -208,7 +208,7 @@ func (k *KMS) describe(ctx context.Context, key keyARN) (*types.KeyMetadata, err
 		return nil, err
 	}
 	if out.KeyMetadata == nil {
-		return nil, fail(backends.Internal, "%s was answered with nothing", opDescribeKey)
+		return nil, backends.Fail(backends.Internal, "%s was answered with nothing", opDescribeKey)
 	}
 	_, err = answering(opDescribeKey, key, out.KeyMetadata.Arn)
 	return out.KeyMetadata, err
@@ -222,8 +222,8 @@ func (k *KMS) stateOf(ctx context.Context, key keyARN, refused error) error {
 		return refused
 	}
 	m, err := k.describe(ctx, key)
-	switch class := classOf(err); {
-	case ended(ctx) != nil:
+	switch class := backends.ClassOf(err); {
+	case backends.Ended(ctx) != nil:
 		return gaveUp(ctx)
 	case class == backends.Denied:
 		return refused // as it mostly is
@@ -233,7 +233,7 @@ func (k *KMS) stateOf(ctx context.Context, key keyARN, refused error) error {
 	if err := usable(key, m); err != nil {
 		return err
 	}
-	return fail(backends.Unavailable, "the key is enabled, but its key store does not serve: %w", refused)
+	return backends.Fail(backends.Unavailable, "the key is enabled, but its key store does not serve: %w", refused)
 }
 
 // usable holds that a key's state allows to decrypt.
@@ -245,7 +245,7 @@ func usable(key keyARN, m *types.KeyMetadata) error {
 	case types.KeyStateCreating, types.KeyStateUpdating, types.KeyStateUnavailable:
 		// An outage of a key store, or a moment's work, and no decision about the
 		// key.
-		return fail(backends.Unavailable, "the key's state is %s; wait, or look at its custom key store", m.KeyState)
+		return backends.Fail(backends.Unavailable, "the key's state is %s; wait, or look at its custom key store", m.KeyState)
 	case types.KeyStateDisabled:
 		next = "; enable it: aws kms enable-key --key-id " + key.String()
 	case types.KeyStatePendingDeletion, types.KeyStatePendingReplicaDeletion:
@@ -253,5 +253,5 @@ func usable(key keyARN, m *types.KeyMetadata) error {
 	case types.KeyStatePendingImport:
 		next = "; import its key material again"
 	}
-	return fail(backends.Disabled, "the key's state is %s%s", shown(string(m.KeyState)), next)
+	return backends.Fail(backends.Disabled, "the key's state is %s%s", shown(string(m.KeyState)), next)
 }

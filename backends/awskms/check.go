@@ -80,7 +80,7 @@ func (ss *samples) forget(key keyARN) {
 // endpoint that knows no dry run shows the state alone.
 func (k *KMS) Check(ctx context.Context, key string) error {
 	if err := k.check(ctx, key); err != nil {
-		return report("check", key, err)
+		return backends.Report("check", key, err)
 	}
 	return nil
 }
@@ -98,7 +98,7 @@ func (k *KMS) check(ctx context.Context, name string) error {
 		_, _ = rand.Read(value) // never fails
 		s.ciphertext, _, err = k.encrypt(ctx, key, value, s.pairs)
 		switch {
-		case classOf(err) == backends.Denied && err != nil:
+		case backends.ClassOf(err) == backends.Denied && err != nil:
 			return k.dryRun(ctx, key, s.pairs)
 		case err != nil:
 			return err
@@ -109,9 +109,9 @@ func (k *KMS) check(ctx context.Context, name string) error {
 	switch {
 	case err == nil:
 		k.samples.unwrapped(key, s.ciphertext, s.pairs)
-	case classOf(err) == backends.InvalidCiphertext:
+	case backends.ClassOf(err) == backends.InvalidCiphertext:
 		k.samples.forget(key)
-		return fail(backends.InvalidCiphertext, "KMS does not open what this key has made: %w", err)
+		return backends.Fail(backends.InvalidCiphertext, "KMS does not open what this key has made: %w", err)
 	}
 	return err
 }
@@ -120,8 +120,8 @@ func (k *KMS) check(ctx context.Context, name string) error {
 func (k *KMS) dryRun(ctx context.Context, key keyARN, pairs map[string]string) error {
 	m, err := k.describe(ctx, key)
 	if err != nil {
-		if classOf(err) == backends.Denied {
-			return fail(backends.Denied, "the role may not encrypt, and nothing has been unwrapped yet, so a check needs the key's state: %w", err)
+		if backends.ClassOf(err) == backends.Denied {
+			return backends.Fail(backends.Denied, "the role may not encrypt, and nothing has been unwrapped yet, so a check needs the key's state: %w", err)
 		}
 		return err
 	}
@@ -130,7 +130,7 @@ func (k *KMS) dryRun(ctx context.Context, key keyARN, pairs map[string]string) e
 		return err
 	}
 	if m.KeyUsage != types.KeyUsageTypeEncryptDecrypt || m.KeySpec != types.KeySpecSymmetricDefault {
-		return fail(backends.InvalidArgument, "the key is %s for %s; it must be SYMMETRIC_DEFAULT for ENCRYPT_DECRYPT", shown(string(m.KeySpec)), shown(string(m.KeyUsage)))
+		return backends.Fail(backends.InvalidArgument, "the key is %s for %s; it must be SYMMETRIC_DEFAULT for ENCRYPT_DECRYPT", shown(string(m.KeySpec)), shown(string(m.KeyUsage)))
 	}
 	in := &kms.DecryptInput{
 		KeyId:             aws.String(key.String()),
@@ -146,7 +146,7 @@ func (k *KMS) dryRun(ctx context.Context, key keyARN, pairs map[string]string) e
 		return err
 	})
 	err = k.stateOf(ctx, key, err)
-	switch class := classOf(err); {
+	switch class := backends.ClassOf(err); {
 	case err == nil, says(err, "DryRunOperationException"):
 		return nil
 	case class == backends.InvalidArgument, class == backends.InvalidCiphertext:

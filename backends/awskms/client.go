@@ -59,7 +59,7 @@ func (cs *clients) get(ctx context.Context) (*client, error) {
 		return c, nil
 	}
 	c, err := cs.open(ctx)
-	if err != nil && ended(ctx) != nil {
+	if err != nil && backends.Ended(ctx) != nil {
 		return nil, gaveUp(ctx)
 	}
 	return c, err
@@ -110,7 +110,7 @@ func (cs *clients) open(ctx context.Context) (*client, error) {
 	// The SDK has put the CAs of AWS_CA_BUNDLE into the client that it was given.
 	base, ok := shared.HTTPClient.(*awshttp.BuildableClient)
 	if !ok {
-		return nil, fail(backends.Internal, "the SDK has replaced its HTTP client by a %T", shared.HTTPClient)
+		return nil, backends.Fail(backends.Internal, "the SDK has replaced its HTTP client by a %T", shared.HTTPClient)
 	}
 	cs.mu.Lock()
 	n := cs.network
@@ -171,9 +171,9 @@ func (c *Config) options() []func(*config.LoadOptions) error {
 func (c *Config) unloaded(err error) error {
 	var profile config.SharedConfigProfileNotExistError
 	if errors.As(err, &profile) {
-		return fail(backends.Unauthenticated, "no credentials for AWS: there is no profile %q in the shared configuration files; are AWS_CONFIG_FILE, AWS_SHARED_CREDENTIALS_FILE or HOME those that you mean?", profile.Profile)
+		return backends.Fail(backends.Unauthenticated, "no credentials for AWS: there is no profile %q in the shared configuration files; are AWS_CONFIG_FILE, AWS_SHARED_CREDENTIALS_FILE or HOME those that you mean?", profile.Profile)
 	}
-	return fail(backends.Unauthenticated, "no credentials for AWS: the SDK's environment variables and shared configuration files cannot be used: %s", shown(err.Error()))
+	return backends.Fail(backends.Unauthenticated, "no credentials for AWS: the SDK's environment variables and shared configuration files cannot be used: %s", shown(err.Error()))
 }
 
 // source is where credentials come from.

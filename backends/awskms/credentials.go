@@ -146,7 +146,7 @@ func credentialFailed(err error) error {
 	a, answered := answerOf(err)
 	switch {
 	case errors.Is(err, errClosed):
-		return fail(backends.Unavailable, "%w", errClosed)
+		return backends.Fail(backends.Unavailable, "%w", errClosed)
 	case errors.As(err, &process):
 		// What the SDK says of it quotes what the process wrote.
 		cause = "the credential_process of the shared configuration gave none; run it to see why"
@@ -170,8 +170,8 @@ func credentialFailed(err error) error {
 		cause = shown(err.Error())
 	}
 	if class == backends.Unauthenticated {
-		return &failure{class: class, after: a.after, err: errors.New("no credentials for AWS: " + cause +
+		return &backends.Failure{Class: class, RetryAfter: a.after, Err: errors.New("no credentials for AWS: " + cause +
 			"; look at the broker's role, its trust policy and external id, or give credentials by profile, assume_role, web_identity or the environment")}
 	}
-	return &failure{class: class, after: a.after, err: errors.New("no credentials for AWS at present: " + cause)}
+	return &backends.Failure{Class: class, RetryAfter: a.after, Err: errors.New("no credentials for AWS at present: " + cause)}
 }

@@ -45,11 +45,11 @@ func newNetwork(cfg Config, base *awshttp.BuildableClient) (*network, error) {
 	if cfg.CAFile != "" {
 		pem, err := os.ReadFile(cfg.CAFile)
 		if err != nil {
-			return nil, fail(backends.Unavailable, "ca_file: %w", err)
+			return nil, backends.Fail(backends.Unavailable, "ca_file: %w", err)
 		}
 		roots := x509.NewCertPool()
 		if !roots.AppendCertsFromPEM(pem) {
-			return nil, fail(backends.Unavailable, "ca_file %s has no certificate in PEM form", cfg.CAFile)
+			return nil, backends.Fail(backends.Unavailable, "ca_file %s has no certificate in PEM form", cfg.CAFile)
 		}
 		t.TLSClientConfig.RootCAs = roots
 	}

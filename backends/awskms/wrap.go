@@ -20,7 +20,7 @@ const (
 func (k *KMS) Wrap(ctx context.Context, req backends.WrapRequest) (backends.Wrapped, error) {
 	w, err := k.wrap(ctx, req)
 	if err != nil {
-		return backends.Wrapped{}, report("wrap", req.Key, err)
+		return backends.Wrapped{}, backends.Report("wrap", req.Key, err)
 	}
 	return w, nil
 }
@@ -32,7 +32,7 @@ func (k *KMS) wrap(ctx context.Context, req backends.WrapRequest) (backends.Wrap
 	}
 	defer done()
 	if n := len(req.Plaintext); n < 1 || n > maxPlaintext {
-		return backends.Wrapped{}, fail(backends.InvalidArgument, "the plaintext is %d bytes, not 1 to %d", n, maxPlaintext)
+		return backends.Wrapped{}, backends.Fail(backends.InvalidArgument, "the plaintext is %d bytes, not 1 to %d", n, maxPlaintext)
 	}
 	if err := checkPairs(req.Pairs); err != nil {
 		return backends.Wrapped{}, err
@@ -55,7 +55,7 @@ func (k *KMS) wrap(ctx context.Context, req backends.WrapRequest) (backends.Wrap
 func (k *KMS) Unwrap(ctx context.Context, req backends.UnwrapRequest) ([]byte, error) {
 	plaintext, err := k.unwrap(ctx, req)
 	if err != nil {
-		return nil, report("unwrap", req.Key, err)
+		return nil, backends.Report("unwrap", req.Key, err)
 	}
 	return plaintext, nil
 }
@@ -69,11 +69,11 @@ func (k *KMS) unwrap(ctx context.Context, req backends.UnwrapRequest) ([]byte, e
 	made, ok := parseARN(req.Reference)
 	switch n := len(req.Ciphertext); {
 	case !ok || !key.is(made):
-		return nil, fail(backends.WrongKey, "it is wrapped by %.200q, which is not this key", req.Reference)
+		return nil, backends.Fail(backends.WrongKey, "it is wrapped by %.200q, which is not this key", req.Reference)
 	case req.Binding != backends.BindingAAD:
-		return nil, fail(backends.InvalidCiphertext, "KMS binds by associated data, not by %s", req.Binding)
+		return nil, backends.Fail(backends.InvalidCiphertext, "KMS binds by associated data, not by %s", req.Binding)
 	case n < 1 || n > maxCiphertext:
-		return nil, fail(backends.InvalidCiphertext, "the ciphertext is %d bytes, not 1 to %d", n, maxCiphertext)
+		return nil, backends.Fail(backends.InvalidCiphertext, "the ciphertext is %d bytes, not 1 to %d", n, maxCiphertext)
 	}
 	if err := checkPairs(req.Pairs); err != nil {
 		return nil, err
@@ -91,7 +91,7 @@ func (k *KMS) unwrap(ctx context.Context, req backends.UnwrapRequest) ([]byte, e
 func checkPairs(pairs map[string]string) error {
 	for name, value := range pairs {
 		if !utf8.ValidString(name) || !utf8.ValidString(value) {
-			return fail(backends.InvalidArgument, "the pair %.64q is not UTF-8", name)
+			return backends.Fail(backends.InvalidArgument, "the pair %.64q is not UTF-8", name)
 		}
 	}
 	return nil

@@ -97,7 +97,7 @@ func (t *tokens) detect(ctx context.Context) (*auth.Credentials, error) {
 	// asks beyond every deadline.
 	client := metadata.NewClient(t.client)
 	if !client.OnGCEWithContext(ctx) {
-		return nil, fail(backends.Unavailable, "no credentials: neither credentials_file nor GOOGLE_APPLICATION_CREDENTIALS is set, gcloud has left no file, and no metadata server answers")
+		return nil, backends.Fail(backends.Unavailable, "no credentials: neither credentials_file nor GOOGLE_APPLICATION_CREDENTIALS is set, gcloud has left no file, and no metadata server answers")
 	}
 	return auth.NewCredentials(&auth.CredentialsOptions{TokenProvider: metadataServer{client}}), nil
 }

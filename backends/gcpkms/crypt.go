@@ -41,9 +41,9 @@ func (k *KMS) Unwrap(ctx context.Context, req backends.UnwrapRequest) ([]byte, e
 	err := k.do(ctx, "unwrap", req.Key, func(ctx context.Context) error {
 		switch {
 		case req.Reference != req.Key:
-			return fail(backends.WrongKey, "it was wrapped by %q", shown(req.Reference))
+			return backends.Fail(backends.WrongKey, "it was wrapped by %q", shown(req.Reference))
 		case req.Binding != backends.BindingAAD:
-			return fail(backends.InvalidCiphertext, "Cloud KMS binds by associated data, not by %v", req.Binding)
+			return backends.Fail(backends.InvalidCiphertext, "Cloud KMS binds by associated data, not by %v", req.Binding)
 		}
 		opened, _, err := k.decrypt(ctx, req.Key, req.Ciphertext, req.AssociatedData)
 		if err != nil {
@@ -60,7 +60,7 @@ func (k *KMS) Unwrap(ctx context.Context, req backends.UnwrapRequest) ([]byte, e
 // number of that version.
 func (k *KMS) encrypt(ctx context.Context, key string, plaintext, associatedData []byte) (ciphertext []byte, version string, err error) {
 	if len(plaintext) < 1 || len(plaintext) > maxPlaintext {
-		return nil, "", fail(backends.InvalidArgument, "a plaintext is 1 to %d bytes, not %d", maxPlaintext, len(plaintext))
+		return nil, "", backends.Fail(backends.InvalidArgument, "a plaintext is 1 to %d bytes, not %d", maxPlaintext, len(plaintext))
 	}
 	err = undamaged(ctx, func() (err error) {
 		ciphertext, version, err = k.encryptOnce(ctx, key, plaintext, associatedData)
@@ -86,15 +86,15 @@ func (k *KMS) encryptOnce(ctx context.Context, key string, plaintext, associated
 	number, named := version(reply.Name, key)
 	switch {
 	case len(reply.Ciphertext) == 0:
-		return nil, "", fail(backends.Internal, "Cloud KMS has answered without a ciphertext")
+		return nil, "", backends.Fail(backends.Internal, "Cloud KMS has answered without a ciphertext")
 	case !intact(reply.Ciphertext, reply.CiphertextCrc32C):
-		return nil, "", fail(backends.Internal, "the ciphertext's CRC32C does not fit: %w", errDamaged)
+		return nil, "", backends.Fail(backends.Internal, "the ciphertext's CRC32C does not fit: %w", errDamaged)
 	case !reply.VerifiedPlaintextCrc32C, len(associatedData) > 0 && !reply.VerifiedAdditionalAuthenticatedDataCrc32C:
-		return nil, "", fail(backends.Internal, "Cloud KMS does not say that it verified the request's CRC32C: %w", errDamaged)
+		return nil, "", backends.Fail(backends.Internal, "Cloud KMS does not say that it verified the request's CRC32C: %w", errDamaged)
 	case !named:
-		return nil, "", fail(backends.Internal, "Cloud KMS has answered for %q; if that is the same key, write its name so", shown(reply.Name))
+		return nil, "", backends.Fail(backends.Internal, "Cloud KMS has answered for %q; if that is the same key, write its name so", shown(reply.Name))
 	case len(reply.Ciphertext) > maxCiphertext:
-		return nil, "", fail(backends.Internal, "the ciphertext is %d bytes, more than %d", len(reply.Ciphertext), maxCiphertext)
+		return nil, "", backends.Fail(backends.Internal, "the ciphertext is %d bytes, more than %d", len(reply.Ciphertext), maxCiphertext)
 	}
 	return reply.Ciphertext, number, nil
 }
@@ -103,7 +103,7 @@ func (k *KMS) encryptOnce(ctx context.Context, key string, plaintext, associated
 // did. The caller wipes the plaintext.
 func (k *KMS) decrypt(ctx context.Context, key string, ciphertext, associatedData []byte) (plaintext []byte, primary bool, err error) {
 	if len(ciphertext) < 1 || len(ciphertext) > maxCiphertext {
-		return nil, false, fail(backends.InvalidCiphertext, "a ciphertext is 1 to %d bytes, not %d", maxCiphertext, len(ciphertext))
+		return nil, false, backends.Fail(backends.InvalidCiphertext, "a ciphertext is 1 to %d bytes, not %d", maxCiphertext, len(ciphertext))
 	}
 	err = undamaged(ctx, func() (err error) {
 		plaintext, primary, err = k.decryptOnce(ctx, key, ciphertext, associatedData)
@@ -128,13 +128,13 @@ func (k *KMS) decryptOnce(ctx context.Context, key string, ciphertext, associate
 	}
 	switch n := len(reply.Plaintext); {
 	case n == 0:
-		return nil, false, fail(backends.Internal, "Cloud KMS has answered without a plaintext")
+		return nil, false, backends.Fail(backends.Internal, "Cloud KMS has answered without a plaintext")
 	case !intact(reply.Plaintext, reply.PlaintextCrc32C):
 		clear(reply.Plaintext)
-		return nil, false, fail(backends.Internal, "the plaintext's CRC32C does not fit: %w", errDamaged)
+		return nil, false, backends.Fail(backends.Internal, "the plaintext's CRC32C does not fit: %w", errDamaged)
 	case n > maxPlaintext:
 		clear(reply.Plaintext)
-		return nil, false, fail(backends.Internal, "the plaintext is %d bytes, more than %d", n, maxPlaintext)
+		return nil, false, backends.Fail(backends.Internal, "the plaintext is %d bytes, more than %d", n, maxPlaintext)
 	}
 	return reply.Plaintext, reply.UsedPrimary, nil
 }
@@ -142,7 +142,7 @@ func (k *KMS) decryptOnce(ctx context.Context, key string, ciphertext, associate
 // refused is answered, and forgets a token that Cloud KMS does not accept.
 func (k *KMS) refused(err error, key string, id *identity) error {
 	err = answered(err, key)
-	if classOf(err) == backends.Unauthenticated {
+	if backends.ClassOf(err) == backends.Unauthenticated {
 		k.tokens.forget(id)
 	}
 	return err

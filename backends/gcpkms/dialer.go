@@ -61,7 +61,7 @@ func (d *dialer) get(ctx context.Context) (*kms.KeyManagementClient, *identity, 
 	defer d.mu.Unlock()
 	switch {
 	case d.closed:
-		return nil, nil, fail(backends.Unavailable, "%w", errClosed)
+		return nil, nil, backends.Fail(backends.Unavailable, "%w", errClosed)
 	case d.client == nil:
 		if d.client, err = d.dial(ctx, id); err != nil {
 			d.client = nil
@@ -116,7 +116,7 @@ func (d *dialer) dial(ctx context.Context, id *identity) (*kms.KeyManagementClie
 	}
 	client, err := kms.NewKeyManagementClient(ctx, options...)
 	if err != nil {
-		return nil, fail(backends.Unavailable, "the client of Cloud KMS cannot be made: %s", shown(err.Error()))
+		return nil, backends.Fail(backends.Unavailable, "the client of Cloud KMS cannot be made: %s", shown(err.Error()))
 	}
 	// Without options there are no retries, on any code, of any method.
 	client.CallOptions = &kms.KeyManagementCallOptions{}
@@ -128,11 +128,11 @@ func (d *dialer) dial(ctx context.Context, id *identity) (*kms.KeyManagementClie
 func readRoots(path string) (*x509.CertPool, error) {
 	pem, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fail(backends.Unavailable, "ca_file: %w", err)
+		return nil, backends.Fail(backends.Unavailable, "ca_file: %w", err)
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(pem) {
-		return nil, fail(backends.Unavailable, "ca_file %s holds no certificate in PEM", path)
+		return nil, backends.Fail(backends.Unavailable, "ca_file %s holds no certificate in PEM", path)
 	}
 	return roots, nil
 }

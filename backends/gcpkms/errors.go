@@ -14,40 +14,6 @@ import (
 	"github.com/keybroker/keybroker/backends"
 )
 
-// failure is why something did not work, before it is known for which call.
-type failure struct {
-	class backends.Class
-	after time.Duration // what Google asked to wait
-	err   error
-}
-
-func (f *failure) Error() string { return f.err.Error() }
-
-func (f *failure) Unwrap() error { return f.err }
-
-func fail(class backends.Class, format string, args ...any) error {
-	return &failure{class: class, err: fmt.Errorf(format, args...)}
-}
-
-// classOf returns the class of a failure, and Internal for anything else.
-func classOf(err error) backends.Class {
-	var f *failure
-	if errors.As(err, &f) {
-		return f.class
-	}
-	return backends.Internal
-}
-
-// report returns err as a caller of the KMS gets it.
-func report(op, key string, err error) error {
-	e := &backends.Error{Class: classOf(err), Op: op, Key: key, Err: err}
-	var f *failure
-	if errors.As(err, &f) {
-		e.RetryAfter = f.after
-	}
-	return e
-}
-
 var (
 	errClosed  = errors.New("the backend is closed")
 	errTimeout = errors.New("the backend's timeout has passed")
@@ -65,44 +31,35 @@ func (k *KMS) gaveUp(caller, ctx context.Context, last error) error {
 	}
 	switch cause := context.Cause(ctx); {
 	case errors.Is(cause, errClosed):
-		return fail(backends.Unavailable, "%w", errClosed)
-	case ended(caller) != nil:
-		return fail(backends.Unavailable, "Cloud KMS was not waited for any longer: %w%s", ended(caller), tail)
-	case ended(ctx) != nil:
-		return fail(backends.Unavailable, "Cloud KMS has not answered within %s%s", k.cfg.Timeout, tail)
+		return backends.Fail(backends.Unavailable, "%w", errClosed)
+	case backends.Ended(caller) != nil:
+		return backends.Fail(backends.Unavailable, "Cloud KMS was not waited for any longer: %w%s", backends.Ended(caller), tail)
+	case backends.Ended(ctx) != nil:
+		return backends.Fail(backends.Unavailable, "Cloud KMS has not answered within %s%s", k.cfg.Timeout, tail)
 	}
 	return nil
-}
-
-// ended is ctx.Err(), or what it will be in a moment: the network has a clock of
-// its own for the same deadline.
-func ended(ctx context.Context) error {
-	if deadline, ok := ctx.Deadline(); ok && ctx.Err() == nil && !time.Now().Before(deadline) {
-		return context.DeadlineExceeded
-	}
-	return ctx.Err()
 }
 
 // answered returns the failure that err, from the client library, is for key.
 func answered(err error, key string) error {
 	// A deadline can be a bare context error, or a status that is none.
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
-		return fail(backends.Unavailable, "%w", err)
+		return backends.Fail(backends.Unavailable, "%w", err)
 	}
 	st := status.Convert(err)
-	f := &failure{class: class(st)}
+	f := &backends.Failure{Class: class(st)}
 	reason, text := reasonOf(st), shown(st.Message())
 	if fromElsewhere(st) {
-		f.class = backends.Unavailable
-		f.err = fmt.Errorf("what stands before Cloud KMS has answered in its place: %s", text)
+		f.Class = backends.Unavailable
+		f.Err = fmt.Errorf("what stands before Cloud KMS has answered in its place: %s", text)
 		return f
 	}
 	if retry := detail[*errdetails.RetryInfo](st); retry != nil {
-		f.after = min(max(retry.GetRetryDelay().AsDuration(), 0), time.Hour)
+		f.RetryAfter = min(max(retry.GetRetryDelay().AsDuration(), 0), time.Hour)
 	}
 	if isDamaged(st) {
-		f.class = backends.Internal
-		f.err = fmt.Errorf("what was sent did not reach Cloud KMS as it was: %w: %s", errDamaged, text)
+		f.Class = backends.Internal
+		f.Err = fmt.Errorf("what was sent did not reach Cloud KMS as it was: %w: %s", errDamaged, text)
 		return f
 	}
 	said := codeName(st.Code())
@@ -110,9 +67,9 @@ func answered(err error, key string) error {
 		said += " " + shown(reason)
 	}
 	if advice := advise(st, reason, key); advice != "" {
-		f.err = fmt.Errorf("%s: %s; %s", said, text, advice)
+		f.Err = fmt.Errorf("%s: %s; %s", said, text, advice)
 	} else {
-		f.err = fmt.Errorf("%s: %s", said, text)
+		f.Err = fmt.Errorf("%s: %s", said, text)
 	}
 	return f
 }

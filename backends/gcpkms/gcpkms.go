@@ -89,7 +89,7 @@ func New(cfg Config) (*KMS, error) {
 // Match implements backends.KMS. It asks nobody: a reference is a resource name.
 func (k *KMS) Match(_ context.Context, key, reference string) (bool, error) {
 	if err := checkKey(key); err != nil {
-		return false, report("match", key, err)
+		return false, backends.Report("match", key, err)
 	}
 	return reference == key, nil
 }
@@ -110,7 +110,7 @@ func (k *KMS) do(caller context.Context, op, key string, f func(context.Context)
 	var err error
 	switch {
 	case k.ctx.Err() != nil:
-		err = fail(backends.Unavailable, "%w", errClosed)
+		err = backends.Fail(backends.Unavailable, "%w", errClosed)
 	case caller.Err() != nil:
 		err = k.gaveUp(caller, caller, nil)
 	default:
@@ -121,7 +121,7 @@ func (k *KMS) do(caller context.Context, op, key string, f func(context.Context)
 	if err == nil {
 		return nil
 	}
-	return report(op, key, err)
+	return backends.Report(op, key, err)
 }
 
 func (k *KMS) run(caller context.Context, f func(context.Context) error) error {
@@ -132,7 +132,7 @@ func (k *KMS) run(caller context.Context, f func(context.Context) error) error {
 	ctx, release := context.WithTimeoutCause(ctx, k.cfg.Timeout, errTimeout)
 	defer release()
 	err := f(ctx)
-	if err != nil && classOf(err) == backends.Unavailable {
+	if err != nil && backends.ClassOf(err) == backends.Unavailable {
 		if over := k.gaveUp(caller, ctx, err); over != nil {
 			return over
 		}

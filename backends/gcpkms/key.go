@@ -47,7 +47,7 @@ func ValidKey(key string) error {
 // checkKey is ValidKey as a failure.
 func checkKey(key string) error {
 	if err := ValidKey(key); err != nil {
-		return fail(backends.InvalidArgument, "%w", err)
+		return backends.Fail(backends.InvalidArgument, "%w", err)
 	}
 	return nil
 }

@@ -123,31 +123,31 @@ func oauthError(resp *http.Response) string {
 func (t *tokens) failed(ctx context.Context, err error, seen *witness) error {
 	seen.mu.Lock()
 	defer seen.mu.Unlock()
-	var known *failure
+	var known *backends.Failure
 	var undefined metadata.NotDefinedError
 	var network net.Error
 	var file *os.PathError
 	switch code := seen.status; {
 	case errors.Is(context.Cause(ctx), errClosed):
-		return fail(backends.Unavailable, "%w", errClosed)
+		return backends.Fail(backends.Unavailable, "%w", errClosed)
 	case errors.As(err, &known):
 		return known
 	case errors.As(err, &file):
-		return fail(backends.Unauthenticated, "no credentials: %w", err)
+		return backends.Fail(backends.Unauthenticated, "no credentials: %w", err)
 	case errors.As(err, &undefined):
-		return fail(backends.Unauthenticated, "the metadata server knows no service account: attach one to this VM, or bind one to this Pod")
+		return backends.Fail(backends.Unauthenticated, "the metadata server knows no service account: attach one to this VM, or bind one to this Pod")
 	case seen.err != nil:
-		return fail(backends.Unavailable, "no token: %s does not answer: %s", seen.host, shown(seen.err.Error()))
+		return backends.Fail(backends.Unavailable, "no token: %s does not answer: %s", seen.host, shown(seen.err.Error()))
 	case code == http.StatusRequestTimeout, code == http.StatusTooManyRequests, code >= 500:
-		return fail(backends.Unavailable, "no token: %s answers %s", seen.host, seen.answer())
+		return backends.Fail(backends.Unavailable, "no token: %s answers %s", seen.host, seen.answer())
 	case code >= 300:
-		return fail(backends.Unauthenticated, "no token: %s answers %s%s", seen.host, seen.answer(), t.adviseLogin(seen.host))
+		return backends.Fail(backends.Unauthenticated, "no token: %s answers %s%s", seen.host, seen.answer(), t.adviseLogin(seen.host))
 	case errors.As(err, &network), ctx.Err() != nil:
-		return fail(backends.Unavailable, "no token within %s: %s", t.cfg.Timeout, shown(err.Error()))
+		return backends.Fail(backends.Unavailable, "no token within %s: %s", t.cfg.Timeout, shown(err.Error()))
 	case code != 0:
-		return fail(backends.Unauthenticated, "no token: the answer of %s is none", seen.host)
+		return backends.Fail(backends.Unauthenticated, "no token: the answer of %s is none", seen.host)
 	}
-	return fail(backends.Unauthenticated, "no credentials: %s", shown(err.Error()))
+	return backends.Fail(backends.Unauthenticated, "no credentials: %s", shown(err.Error()))
 }
 
 // adviseLogin says what is to be done when a token is refused.

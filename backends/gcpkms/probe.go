@@ -90,7 +90,7 @@ func (k *KMS) check(ctx context.Context, key string) error {
 		return k.firstCheck(ctx, key, known)
 	}
 	primary, err := k.try(ctx, key, known.own)
-	switch class := classOf(err); {
+	switch class := backends.ClassOf(err); {
 	case err == nil && primary:
 		return nil
 	case err == nil, class == backends.Disabled:
@@ -99,13 +99,13 @@ func (k *KMS) check(ctx context.Context, key string) error {
 		switch {
 		case newErr == nil:
 			return k.keep(ctx, key, p)
-		case classOf(newErr) == backends.Denied: // it may only decrypt any more
+		case backends.ClassOf(newErr) == backends.Denied: // it may only decrypt any more
 			return err
 		}
 		return newErr
 	case class == backends.InvalidCiphertext:
 		k.probes.change(key, func(known *knowledge) { *known = knowledge{} })
-		return fail(backends.InvalidCiphertext, "Cloud KMS does not open what this key made: another key has its name now")
+		return backends.Fail(backends.InvalidCiphertext, "Cloud KMS does not open what this key made: another key has its name now")
 	}
 	return err
 }
@@ -117,7 +117,7 @@ func (k *KMS) firstCheck(ctx context.Context, key string, known knowledge) error
 		switch {
 		case err == nil:
 			return k.keep(ctx, key, p)
-		case classOf(err) != backends.Denied:
+		case backends.ClassOf(err) != backends.Denied:
 			return err
 		}
 	}
@@ -156,7 +156,7 @@ func (k *KMS) try(ctx context.Context, key string, p *probe) (primary bool, err 
 	plaintext, primary, err := k.decrypt(ctx, key, p.ciphertext, p.associatedData)
 	defer clear(plaintext)
 	if err == nil && p.plaintext != nil && subtle.ConstantTimeCompare(plaintext, p.plaintext) != 1 {
-		err = fail(backends.Internal, "Cloud KMS decrypts to something else than was encrypted")
+		err = backends.Fail(backends.Internal, "Cloud KMS decrypts to something else than was encrypted")
 	}
 	return primary, err
 }
@@ -169,8 +169,8 @@ func (k *KMS) tryForeign(ctx context.Context, key string) error {
 	switch {
 	case err == nil:
 		clear(plaintext)
-		return fail(backends.Internal, "Cloud KMS has decrypted what nobody encrypted")
-	case classOf(err) == backends.InvalidCiphertext:
+		return backends.Fail(backends.Internal, "Cloud KMS has decrypted what nobody encrypted")
+	case backends.ClassOf(err) == backends.InvalidCiphertext:
 		return nil
 	}
 	return err

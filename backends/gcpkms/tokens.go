@@ -65,7 +65,7 @@ func (t *tokens) get(ctx context.Context) (*identity, error) {
 	case <-f.done:
 		return f.id, f.err
 	case <-ctx.Done():
-		return nil, fail(backends.Unavailable, "no token yet for Cloud KMS")
+		return nil, backends.Fail(backends.Unavailable, "no token yet for Cloud KMS")
 	}
 }
 
@@ -92,7 +92,7 @@ func (t *tokens) present(now time.Time) (*identity, *flight) {
 
 // closedFlight is a flight of which nothing can come any more.
 func closedFlight() *flight {
-	f := &flight{done: make(chan struct{}), err: fail(backends.Unavailable, "%w", errClosed)}
+	f := &flight{done: make(chan struct{}), err: backends.Fail(backends.Unavailable, "%w", errClosed)}
 	close(f.done)
 	return f
 }

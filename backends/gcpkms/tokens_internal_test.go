@@ -95,7 +95,7 @@ func TestTokensAreReplaced(t *testing.T) {
 			t.Errorf("logged %d times: %s", n, log)
 		}
 		time.Sleep(3 * time.Minute)
-		if _, err := k.tokens.get(t.Context()); classOf(err) != backends.Unavailable {
+		if _, err := k.tokens.get(t.Context()); backends.ClassOf(err) != backends.Unavailable {
 			t.Errorf("after its end: %v", err)
 		}
 		synctest.Wait()

@@ -63,7 +63,7 @@ func (m *appRoleMethod) unwrap(ctx context.Context, token []byte) error {
 		} `json:"data"`
 	}
 	if err := json.Unmarshal(body, &reply); err != nil || !isPlain([]byte(reply.Data.SecretID)) {
-		return fail(backends.Unauthenticated, "the wrapping token in %s does not wrap a secret ID of AppRole", m.secretIDFile)
+		return backends.Fail(backends.Unauthenticated, "the wrapping token in %s does not wrap a secret ID of AppRole", m.secretIDFile)
 	}
 	m.wrapping, m.secretID = sum, reply.Data.SecretID
 	return nil
@@ -78,7 +78,7 @@ func (c *client) login(ctx context.Context, mount string, fields map[string]stri
 	}
 	var err error
 	if r.body, err = json.Marshal(fields); err != nil {
-		return grant{}, fail(backends.Internal, "the login cannot be encoded")
+		return grant{}, backends.Fail(backends.Internal, "the login cannot be encoded")
 	}
 	defer clear(r.body)
 	body, err := c.do(ctx, r)

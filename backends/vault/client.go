@@ -135,22 +135,22 @@ func (c *client) refused(r request, resp *api.Response, err error) error {
 	if to, err := resp.Location(); err == nil && resp.StatusCode < 400 {
 		answer.location = r.shown(to.Scheme + "://" + to.Host)
 	}
-	return &failure{class: answer.class(), after: retryAfter(resp.Header), err: answer}
+	return &backends.Failure{Class: answer.class(), RetryAfter: retryAfter(resp.Header), Err: answer}
 }
 
 // lost is the failure of a request to which no whole answer came.
 func (c *client) lost(ctx context.Context, r request, err error) error {
 	if errors.Is(err, errTooLarge) {
-		return fail(backends.Internal, "%s was answered with more than %d bytes", r.name(), maxAnswer)
+		return backends.Fail(backends.Internal, "%s was answered with more than %d bytes", r.name(), maxAnswer)
 	}
-	if ended(ctx) != nil {
+	if backends.Ended(ctx) != nil {
 		return gaveUp(ctx)
 	}
 	var u *url.Error
 	if errors.As(err, &u) {
 		err = u.Err
 	}
-	return fail(backends.Unavailable, "no answer from %s: %s", c.address, r.shown(err.Error()))
+	return backends.Fail(backends.Unavailable, "no answer from %s: %s", c.address, r.shown(err.Error()))
 }
 
 // Limits of what is shown of a text that came from outside.

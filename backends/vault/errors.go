@@ -6,60 +6,16 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"time"
 
 	"github.com/keybroker/keybroker/backends"
 )
 
-// failure is why something did not work, before it is known for which call.
-type failure struct {
-	class backends.Class
-	after time.Duration // what Vault asked to wait
-	err   error
-}
-
-func (f *failure) Error() string { return f.err.Error() }
-
-func (f *failure) Unwrap() error { return f.err }
-
-func fail(class backends.Class, format string, args ...any) error {
-	return &failure{class: class, err: fmt.Errorf(format, args...)}
-}
-
 // gaveUp is the failure of a call whose ctx has ended.
 func gaveUp(ctx context.Context) error {
 	if cause := context.Cause(ctx); errors.Is(cause, errClosed) {
-		return fail(backends.Unavailable, "%w", cause)
+		return backends.Fail(backends.Unavailable, "%w", cause)
 	}
-	return fail(backends.Unavailable, "Vault was not waited for any longer: %w", ended(ctx))
-}
-
-// ended is ctx.Err(), or what it will be in a moment: the network has a clock of
-// its own for the same deadline.
-func ended(ctx context.Context) error {
-	if deadline, ok := ctx.Deadline(); ok && ctx.Err() == nil && !time.Now().Before(deadline) {
-		return context.DeadlineExceeded
-	}
-	return ctx.Err()
-}
-
-// classOf returns the class of a failure, and Internal for anything else.
-func classOf(err error) backends.Class {
-	var f *failure
-	if errors.As(err, &f) {
-		return f.class
-	}
-	return backends.Internal
-}
-
-// report returns err as a caller of the KMS gets it.
-func report(op, key string, err error) error {
-	e := &backends.Error{Class: classOf(err), Op: op, Key: key, Err: err}
-	var f *failure
-	if errors.As(err, &f) {
-		e.RetryAfter = f.after
-	}
-	return e
+	return backends.Fail(backends.Unavailable, "Vault was not waited for any longer: %w", backends.Ended(ctx))
 }
 
 // refusal is an answer that is no success.

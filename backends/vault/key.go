@@ -58,7 +58,7 @@ func (m *masterKey) suitable() error {
 	if why == "" {
 		return nil
 	}
-	return fail(backends.InvalidArgument, "a Transit key of type %.40q cannot serve: %s; use a key of type aes256-gcm96 that is not convergent", m.Type, why)
+	return backends.Fail(backends.InvalidArgument, "a Transit key of type %.40q cannot serve: %s; use a key of type aes256-gcm96 that is not convergent", m.Type, why)
 }
 
 // binding is how something is bound that is wrapped now.
@@ -145,7 +145,7 @@ func (k *KMS) key(ctx context.Context, key string, maxAge time.Duration) (*maste
 	}
 	m := &reply.Data
 	if err := json.Unmarshal(body, &reply); err != nil || m.Name != key || m.Type == "" || m.LatestVersion < 1 || m.MinDecryption > m.LatestVersion {
-		return nil, fail(backends.Internal, "Vault does not describe the key that was asked for")
+		return nil, backends.Fail(backends.Internal, "Vault does not describe the key that was asked for")
 	}
 	if err := m.suitable(); err != nil {
 		k.keys.forget(key)
@@ -161,12 +161,12 @@ func (k *KMS) keyRefused(key string, err error) error {
 	if !errors.As(err, &answer) {
 		return err
 	}
-	switch classOf(err) {
+	switch backends.ClassOf(err) {
 	case backends.NotFound:
 		if answer.says("no handler for route") {
-			return fail(backends.NotFound, "%w; is there a Transit engine at %q%s?", answer, k.cfg.Mount, k.inNamespace())
+			return backends.Fail(backends.NotFound, "%w; is there a Transit engine at %q%s?", answer, k.cfg.Mount, k.inNamespace())
 		}
-		return fail(backends.NotFound, "Transit engine %q%s has no such key; make it with: vault write -f %s/keys/%s", k.cfg.Mount, k.inNamespace(), k.cfg.Mount, key)
+		return backends.Fail(backends.NotFound, "Transit engine %q%s has no such key; make it with: vault write -f %s/keys/%s", k.cfg.Mount, k.inNamespace(), k.cfg.Mount, key)
 	case backends.Denied:
 		return k.denied(key, answer)
 	}
@@ -175,7 +175,7 @@ func (k *KMS) keyRefused(key string, err error) error {
 
 // denied says what a policy needs.
 func (k *KMS) denied(key string, answer *refusal) error {
-	return fail(backends.Denied, "%w; the broker's policy needs read on %[2]s/keys/%[3]s, and update on %[2]s/encrypt/%[3]s and %[2]s/decrypt/%[3]s", answer, k.cfg.Mount, key)
+	return backends.Fail(backends.Denied, "%w; the broker's policy needs read on %[2]s/keys/%[3]s, and update on %[2]s/encrypt/%[3]s and %[2]s/decrypt/%[3]s", answer, k.cfg.Mount, key)
 }
 
 func (k *KMS) inNamespace() string {

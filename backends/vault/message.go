@@ -73,18 +73,18 @@ func (r *request) parse(answer []byte) (*reply, error) {
 	got := &reply{}
 	switch err := json.Unmarshal(answer, got); {
 	case len(answer) == 0:
-		return nil, fail(backends.Internal, "%s was answered with nothing", r.name())
+		return nil, backends.Fail(backends.Internal, "%s was answered with nothing", r.name())
 	case err != nil:
 		// What the decoder says could quote the plaintext.
 		clear(got.Data.Plaintext)
-		return nil, fail(backends.Internal, "%s was not answered as Vault does; does a proxy change its answers?", r.name())
+		return nil, backends.Fail(backends.Internal, "%s was not answered as Vault does; does a proxy change its answers?", r.name())
 	case len(got.Warnings) > 0:
 		encoded := base64.StdEncoding.AppendEncode(nil, got.Data.Plaintext)
 		r.secrets = append(r.secrets, encoded)
 		warning := r.shown(got.Warnings[0])
 		clear(encoded)
 		clear(got.Data.Plaintext)
-		return nil, fail(backends.Internal, "%s was answered with a warning, so the key may not be bound as it should: %s", r.name(), warning)
+		return nil, backends.Fail(backends.Internal, "%s was answered with a warning, so the key may not be bound as it should: %s", r.name(), warning)
 	}
 	return got, nil
 }

@@ -64,7 +64,7 @@ func (k *KMS) Check(ctx context.Context, key string) error {
 			return nil
 		}
 	}
-	return report("check", key, err)
+	return backends.Report("check", key, err)
 }
 
 func (k *KMS) check(ctx context.Context, key string) error {
@@ -77,13 +77,13 @@ func (k *KMS) check(ctx context.Context, key string) error {
 		}
 	}
 	err := k.try(ctx, key, p)
-	if known && classOf(err) == backends.Disabled {
+	if known && backends.ClassOf(err) == backends.Disabled {
 		// The probe's version is too old now. The newest is what matters.
 		if p, err = k.newProbe(ctx, key); err == nil {
 			err = k.try(ctx, key, p)
 		}
 	}
-	switch class := classOf(err); {
+	switch class := backends.ClassOf(err); {
 	case err == nil:
 		k.probes.put(key, p)
 	case class == backends.InvalidCiphertext, class == backends.InvalidArgument, class.Refused():
@@ -97,15 +97,15 @@ func (k *KMS) check(ctx context.Context, key string) error {
 func (k *KMS) try(ctx context.Context, key string, p *probe) error {
 	plaintext, err := k.open(ctx, key, p.sealed, []byte(probeContext))
 	defer clear(plaintext)
-	switch refused := classOf(err) == backends.InvalidCiphertext; {
+	switch refused := backends.ClassOf(err) == backends.InvalidCiphertext; {
 	case p.plaintext == nil && refused:
 		return nil
 	case refused:
-		return fail(backends.InvalidCiphertext, "Vault does not open what it made: another key has this name now")
+		return backends.Fail(backends.InvalidCiphertext, "Vault does not open what it made: another key has this name now")
 	case err != nil:
 		return err
 	case subtle.ConstantTimeCompare(plaintext, p.plaintext) != 1:
-		return fail(backends.Internal, "Vault decrypts to something else than was encrypted")
+		return backends.Fail(backends.Internal, "Vault decrypts to something else than was encrypted")
 	}
 	return nil
 }
@@ -118,7 +118,7 @@ func (k *KMS) newProbe(ctx context.Context, key string) (*probe, error) {
 	if err == nil {
 		return &probe{s, value}, nil
 	}
-	if classOf(err) != backends.Denied {
+	if backends.ClassOf(err) != backends.Denied {
 		return nil, err
 	}
 	m, keyErr := k.key(ctx, key, freshToUnwrap)

@@ -74,5 +74,5 @@ func checkKey(key string) error {
 	if keyForm.MatchString(key) {
 		return nil
 	}
-	return fail(backends.InvalidArgument, "no Transit key can have this name; want 1 to 128 letters, digits, dots, underscores and hyphens, beginning and ending with a letter, digit or underscore")
+	return backends.Fail(backends.InvalidArgument, "no Transit key can have this name; want 1 to 128 letters, digits, dots, underscores and hyphens, beginning and ending with a letter, digit or underscore")
 }

@@ -61,8 +61,8 @@ func (ss *sessions) extend(ctx context.Context, s *session) time.Duration {
 		if ctx.Err() != nil {
 			return 0
 		}
-		ss.log.Warn("the token of Vault was not renewed", "class", classOf(err), "error", err)
-		switch classOf(err) {
+		ss.log.Warn("the token of Vault was not renewed", "class", backends.ClassOf(err), "error", err)
+		switch backends.ClassOf(err) {
 		case backends.Unavailable, backends.Throttled, backends.Internal:
 		default:
 			return 0
@@ -84,7 +84,7 @@ func (ss *sessions) renew(ctx context.Context, s *session) (time.Duration, error
 	}
 	g, err := parseGrant(body)
 	if err == nil && g.ttl == 0 {
-		err = fail(backends.InvalidArgument, "the renewed token has no time to live")
+		err = backends.Fail(backends.InvalidArgument, "the renewed token has no time to live")
 	}
 	return g.ttl, err
 }
@@ -107,11 +107,11 @@ func parseGrant(body []byte) (grant, error) {
 		} `json:"auth"`
 	}
 	if err := json.Unmarshal(body, &reply); err != nil || reply.Auth == nil || reply.Auth.TTL < 0 || reply.Auth.TTL > maxTTL {
-		return grant{}, fail(backends.Internal, "Vault's answer to a login is not what it should be; does a proxy change it?")
+		return grant{}, backends.Fail(backends.Internal, "Vault's answer to a login is not what it should be; does a proxy change it?")
 	}
 	a := reply.Auth
 	if !isPlain([]byte(a.Token)) {
-		return grant{}, fail(backends.Unauthenticated, "Vault's answer to the login has no token; does the login need a second factor?")
+		return grant{}, backends.Fail(backends.Unauthenticated, "Vault's answer to the login has no token; does the login need a second factor?")
 	}
 	return grant{token: a.Token, ttl: time.Duration(a.TTL) * time.Second, renewable: a.Renewable}, nil
 }

@@ -17,7 +17,7 @@ const maxSecret = 64 << 10
 // around it. Its errors name the file and never what is in it.
 func readSecret(path string) ([]byte, error) {
 	unusable := func(why string) error {
-		return fail(backends.Unauthenticated, "the credential file %s %s", path, why)
+		return backends.Fail(backends.Unauthenticated, "the credential file %s %s", path, why)
 	}
 	// A pipe would be waited for without end, so it is not opened.
 	info, err := os.Stat(path)

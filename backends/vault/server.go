@@ -48,20 +48,20 @@ func (k *KMS) learn(ctx context.Context) error {
 	}
 	var h health
 	if err := json.Unmarshal(body, &h); err != nil {
-		return fail(backends.Internal, "sys/health of %s does not answer as a Vault does", k.cfg.Address)
+		return backends.Fail(backends.Internal, "sys/health of %s does not answer as a Vault does", k.cfg.Address)
 	}
 	switch {
 	case !h.Initialized:
-		return fail(backends.Unavailable, "the Vault at %s is not initialized", k.cfg.Address)
+		return backends.Fail(backends.Unavailable, "the Vault at %s is not initialized", k.cfg.Address)
 	case h.Sealed:
-		return fail(backends.Unavailable, "Vault is sealed")
+		return backends.Fail(backends.Unavailable, "Vault is sealed")
 	case !idForm.MatchString(h.ClusterID):
-		return fail(backends.Internal, "sys/health of %s has no cluster_id that could stand in an envelope", k.cfg.Address)
+		return backends.Fail(backends.Internal, "sys/health of %s has no cluster_id that could stand in an envelope", k.cfg.Address)
 	}
 	s := &server{clusterID: h.ClusterID, namespaces: h.hasNamespaces(), associatedData: h.hasAssociatedData()}
 	k.server.Store(s)
 	if k.cfg.Namespace != "" && !s.namespaces {
-		return fail(backends.InvalidArgument, "this Vault (version %.40q) does not say that it has namespaces, so it would serve the root instead of %q; leave namespace out of the configuration if the root is meant", h.Version, k.cfg.Namespace)
+		return backends.Fail(backends.InvalidArgument, "this Vault (version %.40q) does not say that it has namespaces, so it would serve the root instead of %q; leave namespace out of the configuration if the root is meant", h.Version, k.cfg.Namespace)
 	}
 	return nil
 }

@@ -128,11 +128,11 @@ func (ss *sessions) confirm(ctx context.Context, s *session) (*session, error) {
 		return s, nil
 	}
 	next, err := ss.join(s).wait(ctx) //nolint:contextcheck // a login outlives who waits for it
-	if err == nil || classOf(err) != backends.Unauthenticated {
+	if err == nil || backends.ClassOf(err) != backends.Unauthenticated {
 		return next, err
 	}
 	// The login is refused, but the token may be good.
-	if _, known := ss.client.lookup(ctx, s.token); known == nil || classOf(known) == backends.Denied {
+	if _, known := ss.client.lookup(ctx, s.token); known == nil || backends.ClassOf(known) == backends.Denied {
 		return s, nil
 	}
 	return nil, err
@@ -168,7 +168,7 @@ func (ss *sessions) join(unwanted *session) *login {
 	l := &login{done: make(chan struct{})}
 	switch s := ss.valid(); {
 	case ss.ctx.Err() != nil:
-		l.err = fail(backends.Unavailable, "%w", errClosed)
+		l.err = backends.Fail(backends.Unavailable, "%w", errClosed)
 	case s != nil && s != unwanted:
 		l.session = s
 	case ss.refused != nil && !changed && time.Now().Before(ss.refusedUntil):
@@ -193,9 +193,9 @@ func (ss *sessions) run(l *login) {
 	if err == nil {
 		g, err = ss.method.login(ctx)
 	}
-	if err != nil && ended(ctx) != nil && ss.ctx.Err() == nil {
+	if err != nil && backends.Ended(ctx) != nil && ss.ctx.Err() == nil {
 		// Not the deadline of any caller, so not to be taken for one.
-		err = fail(backends.Unavailable, "Vault did not answer the login within %s", ss.timeout)
+		err = backends.Fail(backends.Unavailable, "Vault did not answer the login within %s", ss.timeout)
 	}
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
@@ -207,7 +207,7 @@ func (ss *sessions) run(l *login) {
 		return
 	}
 	l.err = err
-	if classOf(err) == backends.Unauthenticated {
+	if backends.ClassOf(err) == backends.Unauthenticated {
 		ss.log.Warn("Vault does not accept the broker's login", "error", err)
 		ss.files, ss.refused = files, err
 		ss.refusedUntil = time.Now().Add(backoff(ss.refusals))
@@ -281,5 +281,5 @@ func refusedLogin(err error, what string) error {
 	if answer.status == http.StatusForbidden && !answer.invalidToken() {
 		hint = "; is there such an auth method, or is the login locked after too many failures?"
 	}
-	return fail(backends.Unauthenticated, "Vault refuses %s: %w%s", what, answer, hint)
+	return backends.Fail(backends.Unauthenticated, "Vault refuses %s: %w%s", what, answer, hint)
 }

@@ -27,7 +27,7 @@ func (m *tokenMethod) login(ctx context.Context) (grant, error) {
 		return grant{}, err
 	}
 	g, err := m.client.lookup(ctx, string(token))
-	if classOf(err) == backends.Denied {
+	if backends.ClassOf(err) == backends.Denied {
 		return grant{token: string(token)}, nil
 	}
 	if err != nil {
@@ -52,11 +52,11 @@ func (c *client) lookup(ctx context.Context, token string) (grant, error) {
 		} `json:"data"`
 	}
 	if err := json.Unmarshal(body, &reply); err != nil || reply.Data == nil || reply.Data.TTL < 0 || reply.Data.TTL > maxTTL {
-		return grant{}, fail(backends.Internal, "Vault does not describe the token that was asked for")
+		return grant{}, backends.Fail(backends.Internal, "Vault does not describe the token that was asked for")
 	}
 	d := reply.Data
 	if d.TTL == 0 && d.Expires != nil {
-		return grant{}, fail(backends.Unauthenticated, "the token expires now")
+		return grant{}, backends.Fail(backends.Unauthenticated, "the token expires now")
 	}
 	return grant{token: token, ttl: time.Duration(d.TTL) * time.Second, renewable: d.Renewable}, nil
 }

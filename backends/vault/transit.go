@@ -23,12 +23,12 @@ func (k *KMS) Wrap(ctx context.Context, req backends.WrapRequest) (backends.Wrap
 		}
 		k.reconsider(req.Key, err)
 	}
-	return backends.Wrapped{}, report("wrap", req.Key, err)
+	return backends.Wrapped{}, backends.Report("wrap", req.Key, err)
 }
 
 func (k *KMS) wrap(ctx context.Context, req backends.WrapRequest) (backends.Wrapped, error) {
 	if n := len(req.Plaintext); n < 1 || n > maxPlaintext {
-		return backends.Wrapped{}, fail(backends.InvalidArgument, "the plaintext is %d bytes, not 1 to %d", n, maxPlaintext)
+		return backends.Wrapped{}, backends.Fail(backends.InvalidArgument, "the plaintext is %d bytes, not 1 to %d", n, maxPlaintext)
 	}
 	s, err := k.seal(ctx, req.Key, req.Plaintext, req.AssociatedData)
 	if err != nil {
@@ -59,7 +59,7 @@ func (k *KMS) Unwrap(ctx context.Context, req backends.UnwrapRequest) ([]byte, e
 		}
 		k.reconsider(req.Key, err)
 	}
-	return nil, report("unwrap", req.Key, err)
+	return nil, backends.Report("unwrap", req.Key, err)
 }
 
 func (k *KMS) unwrap(ctx context.Context, req backends.UnwrapRequest) ([]byte, error) {
@@ -67,11 +67,11 @@ func (k *KMS) unwrap(ctx context.Context, req backends.UnwrapRequest) ([]byte, e
 	case err != nil:
 		return nil, err
 	case !listed:
-		return nil, fail(backends.WrongKey, "it is wrapped by %.200q, which is not this key of this Vault", req.Reference)
+		return nil, backends.Fail(backends.WrongKey, "it is wrapped by %.200q, which is not this key of this Vault", req.Reference)
 	}
 	c, ok := parseCiphertext(req.Ciphertext)
 	if !ok || req.Version != versionText(c.version) {
-		return nil, fail(backends.InvalidCiphertext, "it is no ciphertext of Transit, or of another version than %.64q", req.Version)
+		return nil, backends.Fail(backends.InvalidCiphertext, "it is no ciphertext of Transit, or of another version than %.64q", req.Version)
 	}
 	return k.open(ctx, req.Key, sealed{c, req.Binding}, req.AssociatedData)
 }
@@ -111,13 +111,13 @@ func (k *KMS) seal(ctx context.Context, key string, plaintext, associatedData []
 	c, ok := parseCiphertext([]byte(r.Data.Ciphertext))
 	switch {
 	case !ok || c.size < len(plaintext)+overhead:
-		return sealed{}, fail(backends.Internal, "Vault's answer holds no ciphertext of what was sent")
+		return sealed{}, backends.Fail(backends.Internal, "Vault's answer holds no ciphertext of what was sent")
 	case r.Data.KeyVersion != nil && *r.Data.KeyVersion != c.version, c.version < m.MinDecryption:
-		return sealed{}, fail(backends.Internal, "Vault's ciphertext is of version %d, which is not what it says or could decrypt", c.version)
+		return sealed{}, backends.Fail(backends.Internal, "Vault's ciphertext is of version %d, which is not what it says or could decrypt", c.version)
 	case c.version < m.LatestVersion:
 		// Another key has this name now, or a node that lags behind has answered.
 		k.keys.forget(key)
-		return sealed{}, fail(backends.Unavailable, "Vault's ciphertext is of version %d, though it had said that %d is the latest", c.version, m.LatestVersion)
+		return sealed{}, backends.Fail(backends.Unavailable, "Vault's ciphertext is of version %d, though it had said that %d is the latest", c.version, m.LatestVersion)
 	case c.version > m.LatestVersion:
 		k.keys.forget(key)
 	}
@@ -131,12 +131,12 @@ func (k *KMS) open(ctx context.Context, key string, s sealed, associatedData []b
 		return nil, err
 	}
 	if !m.allows(s.binding, k.server.Load()) {
-		return nil, fail(backends.InvalidCiphertext, "this key does not make ciphertexts whose binding is %s", s.binding)
+		return nil, backends.Fail(backends.InvalidCiphertext, "this key does not make ciphertexts whose binding is %s", s.binding)
 	}
 	q := request{method: http.MethodPut, path: k.cfg.Mount + "/decrypt/" + key, body: decryptBody(s.ciphertext, associatedData, s.binding)}
 	answer, err := k.call(ctx, q)
 	switch {
-	case classOf(err) == backends.WrongKey:
+	case backends.ClassOf(err) == backends.WrongKey:
 		return nil, k.tooNew(ctx, key, s.version, err)
 	case err != nil:
 		return nil, k.cryptRefused(key, err)
@@ -150,12 +150,12 @@ func (k *KMS) open(ctx context.Context, key string, s sealed, associatedData []b
 		bound := plaintext
 		if plaintext, err = backends.UnbindHash(bound, associatedData); err != nil {
 			clear(bound)
-			return nil, fail(backends.InvalidCiphertext, "%w", err)
+			return nil, backends.Fail(backends.InvalidCiphertext, "%w", err)
 		}
 	}
 	if n := len(plaintext); n < 1 || n > maxPlaintext {
 		clear(plaintext)
-		return nil, fail(backends.Internal, "Vault's answer holds a plaintext of %d bytes, not 1 to %d", n, maxPlaintext)
+		return nil, backends.Fail(backends.Internal, "Vault's answer holds a plaintext of %d bytes, not 1 to %d", n, maxPlaintext)
 	}
 	return plaintext, nil
 }
@@ -167,7 +167,7 @@ func (k *KMS) tooNew(ctx context.Context, key string, version int, refused error
 	case err != nil:
 		return err
 	case m.LatestVersion >= version:
-		return fail(backends.Unavailable, "a node of Vault does not have version %d of the key yet", version)
+		return backends.Fail(backends.Unavailable, "a node of Vault does not have version %d of the key yet", version)
 	}
 	return refused
 }
@@ -178,11 +178,11 @@ func (k *KMS) cryptRefused(key string, err error) error {
 	if !errors.As(err, &answer) {
 		return err
 	}
-	switch classOf(err) {
+	switch backends.ClassOf(err) {
 	case backends.Denied:
 		return k.denied(key, answer)
 	case backends.Disabled:
-		return fail(backends.Disabled, "%w; see min_decryption_version of: vault read %s/keys/%s", answer, k.cfg.Mount, key)
+		return backends.Fail(backends.Disabled, "%w; see min_decryption_version of: vault read %s/keys/%s", answer, k.cfg.Mount, key)
 	}
 	return err
 }
@@ -190,7 +190,7 @@ func (k *KMS) cryptRefused(key string, err error) error {
 // reconsider forgets what is known of a key when Vault's answer does not go with
 // it.
 func (k *KMS) reconsider(key string, err error) {
-	if c := classOf(err); c.Refused() || c == backends.InvalidArgument {
+	if c := backends.ClassOf(err); c.Refused() || c == backends.InvalidArgument {
 		k.keys.forget(key)
 	}
 }

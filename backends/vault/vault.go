@@ -137,7 +137,7 @@ func (k *KMS) Match(ctx context.Context, key, reference string) (bool, error) {
 			return listed, nil
 		}
 	}
-	return false, report("match", key, err)
+	return false, backends.Report("match", key, err)
 }
 
 func (k *KMS) match(ctx context.Context, key, reference string) (bool, error) {
@@ -167,7 +167,7 @@ var errClosed = errors.New("the backend is closed")
 func (k *KMS) begin(ctx context.Context) (_ context.Context, done func(), _ error) {
 	switch {
 	case k.ctx.Err() != nil:
-		return nil, nil, fail(backends.Unavailable, "%w", errClosed)
+		return nil, nil, backends.Fail(backends.Unavailable, "%w", errClosed)
 	case ctx.Err() != nil:
 		return nil, nil, gaveUp(ctx)
 	}
