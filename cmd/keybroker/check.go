@@ -75,6 +75,7 @@ func (e *Env) check(ctx context.Context, c *client, opts *options, what checks) 
 	results := []checked{}
 	var failed []error
 	note := func(r checked, err error) {
+		err = c.explain(err)
 		if r.OK = err == nil; err != nil {
 			r.Error, r.Reason = message(err), reasonOf(err)
 			failed = append(failed, err)

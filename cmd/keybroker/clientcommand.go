@@ -105,7 +105,7 @@ func (c *clientAdd) run(env *Env, opts *options) error {
 	if opts.output == outputJSON {
 		return env.printJSON(added)
 	}
-	_, err = fmt.Fprintf(env.Stdout, `# The secret is in %s. Add to the broker's configuration, then
+	_, err = fmt.Fprintf(env.Stdout, `# The secret is in %s. Add under clients in the broker's configuration, then
 # keybroker config check && keybroker reload
 %s
 # And in tikv.toml (keybroker tikv config --key %s --client %s prints the rest)

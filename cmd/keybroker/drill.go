@@ -17,7 +17,7 @@ func newDrillCommand(env *Env, opts *options) *cobra.Command {
 	var backend string
 	var length time.Duration
 	cmd := &cobra.Command{
-		Use:   "drill --backend NAME --for TIME",
+		Use:   "drill --backend NAME [--for TIME]",
 		Short: "Have the broker treat a KMS as gone for a while, and see what still works",
 		Long: `Have this broker, and no other, treat the backend NAME as gone, as if it did not
 answer, and show what still works. It ends by itself after TIME, and at once with

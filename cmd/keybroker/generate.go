@@ -85,8 +85,8 @@ data key encrypts, and ask for the data key again with unwrap.
 
 With --out the wrapped key goes to a file and the data key alone to standard
 output, for a program that reads it there. A file that exists is not replaced
-unless --force is given: it may be the only copy of a wrapped key. The data key is not printed to a
-terminal unless --show is given.`,
+unless --force is given: it may be the only copy of a wrapped key. The data key is
+not printed to a terminal unless --show is given.`,
 		Example: `  keybroker generate tikv
   keybroker generate tikv --context file=1.sst --out 1.sst.key > /dev/null
   keybroker generate tikv -o json | jq -r .wrapped_key`,

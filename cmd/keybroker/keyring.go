@@ -26,15 +26,17 @@ func newKeyringCommand(env *Env, opts *options) *cobra.Command {
 		Short: "Manage the master keys of a local keyring",
 		Long: `Manage the master keys of a local keyring (backend type file), which needs no KMS:
 for development, tests and air-gapped sites. Whoever can read its directory can
-open everything that was wrapped with it. A running broker sees a change at its
-next call.`,
+open everything that was wrapped with it. A running broker sees a change when it
+next asks the keyring.`,
 	}
 	cmd.PersistentFlags().StringVar(&k.dir, "dir", defaultKeyring, "the keyring's `directory`")
 	cmd.AddCommand(
 		k.one("create KEY", "Make a master key", `Make a master key, and the keyring's directory if it is not there. Nothing is ever
 replaced.`, file.Create),
 		k.one("rotate KEY", "Give a master key a new version", `Give a master key a new version, which wraps from then on. The old ones go on
-unwrapping; retire them when nothing needs them any more.`, file.Rotate),
+unwrapping; retire them when nothing needs them any more. A running broker takes the
+new version with its next intermediate key, within intermediate.max_age (24h) or
+after `+"`keybroker purge KEY`"+`: rewrap what is to leave the old version after that.`, file.Rotate),
 		k.version("retire KEY VERSION", "End the use of a version", `End the use of a version: what only it can open cannot be opened until it is
 activated again. Nothing is deleted.`, file.Retire),
 		k.version("activate KEY VERSION", "Take back a retirement", "Let a retired version unwrap again.", file.Activate),

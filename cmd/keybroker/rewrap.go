@@ -32,11 +32,12 @@ With one FILE, or nothing, the new wrapped key goes to standard output or --out.
 
 With --in-place, every file that PATH names or holds is replaced if it is a wrapped
 key, or has one in each line: raw, in base64, or as JSON with a member wrapped_key
-and perhaps its context. What is under the present master keys and their present
-versions already is left alone, so that an interrupted run goes on where it was
-when it is started again. A file is replaced as a whole, with its owner and mode,
-and only once the broker has opened what it is replaced by and no master key is
-missing in it.
+and perhaps its context. What is already under the master keys, in the versions, that
+the broker wraps with now is left alone, so that an interrupted run goes on where it
+was when it is started again. A version that a KMS has made since the broker's last
+intermediate key is not known yet: purge the key first. A file is replaced as a whole,
+with its owner and mode, and only once the broker has opened what it is replaced by
+and no master key is missing in it.
 
 With --lines, standard input has one wrapped key a line, and standard output has
 them again in the same order.

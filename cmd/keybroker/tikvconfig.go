@@ -152,6 +152,9 @@ func (c *tikvConfig) setting(b tikv.Broker) (tikv.Setting, error) {
 	if len(clients) == 0 {
 		return s, usageError(fmt.Errorf("%s has no client with an access key; `keybroker client add` makes one, or give --access-key and --secret-file", c.broker.config))
 	}
+	if name == "" {
+		return s, usageError(fmt.Errorf("name the client with --client; want one of %s, or make one with `keybroker client add`", strings.Join(clients, ", ")))
+	}
 	return s, usageError(fmt.Errorf("--client %q has no access key; want one of %s, or make one with `keybroker client add`", name, strings.Join(clients, ", ")))
 }
 
