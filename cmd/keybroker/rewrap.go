@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 
 	"github.com/spf13/cobra"
 
@@ -128,6 +129,10 @@ func (e *Env) rewrapMany(ctx context.Context, c *client, opts *options, flags *r
 		err = r.files(ctx, paths, flags.parallel)
 	}
 	r.progress.end()
+	var path *fs.PathError
+	if errors.As(err, &path) && r.count.Total == 0 {
+		return err // a file cannot be read; no wrapped key was touched
+	}
 	if flags.lines && !flags.dryRun {
 		fmt.Fprintln(e.Stderr, r.count.text())
 	} else if printed := e.printRewrapped(&r.count, opts); printed != nil {
