@@ -10,7 +10,7 @@ trap 'kill "${pid:-}" 2>/dev/null || true; wait 2>/dev/null || true; rm -rf "$wo
 (cd integration && go build -o "$work/latency" ./latency)
 
 echo "binary: $(stat -c %s "$bin") bytes"
-"$bin" dev --dir "$work/dev" --admin '' >"$work/out" 2>"$work/err" &
+"$bin" dev --dir "$work/dev" --admin '' --aws '' >"$work/out" 2>"$work/err" &
 pid=$!
 for _ in $(seq 1000); do
 	if grep -q 'is ready' "$work/out"; then break; fi

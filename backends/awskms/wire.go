@@ -11,6 +11,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
+
+	"github.com/keybroker/keybroker/backends"
 )
 
 // wire is the SDK's protocol for one call, except that what holds key bytes is
@@ -71,7 +73,7 @@ func (w *wire) DeserializeResponse(ctx context.Context, schema *smithy.Operation
 	if !ok || resp.StatusCode < 200 || resp.StatusCode > 299 {
 		return w.ClientProtocol.DeserializeResponse(ctx, schema, types, resp, out)
 	}
-	body, err := readAll(resp.Body)
+	body, err := backends.ReadAll(resp.Body)
 	if err != nil {
 		return &smithy.DeserializationError{Err: err}
 	}
@@ -160,27 +162,4 @@ func (b *secretBody) wipe() {
 	defer b.mu.Unlock()
 	clear(b.bytes)
 	b.bytes, b.at, b.ended = nil, 0, true
-}
-
-// readAll reads r to its end. It leaves no copy of what it has read but the
-// result, unlike io.ReadAll, whose buffers grow without being wiped.
-func readAll(r io.Reader) ([]byte, error) {
-	buf := make([]byte, 0, 4096)
-	for {
-		if len(buf) == cap(buf) {
-			larger := make([]byte, len(buf), 2*cap(buf))
-			copy(larger, buf)
-			clear(buf)
-			buf = larger
-		}
-		n, err := r.Read(buf[len(buf):cap(buf)])
-		buf = buf[:len(buf)+n]
-		switch {
-		case errors.Is(err, io.EOF):
-			return buf, nil
-		case err != nil:
-			clear(buf)
-			return nil, err
-		}
-	}
 }

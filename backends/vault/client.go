@@ -114,7 +114,7 @@ func (c *client) do(ctx context.Context, r request) ([]byte, error) {
 	case err != nil:
 		return nil, c.lost(ctx, r, err)
 	}
-	body, err := readAll(resp.Body)
+	body, err := backends.ReadAll(resp.Body)
 	if err != nil {
 		return nil, c.lost(ctx, r, err)
 	}

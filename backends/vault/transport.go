@@ -134,26 +134,3 @@ func (b *boundedBody) Close() error {
 	b.gate.shut()
 	return b.body.Close()
 }
-
-// readAll reads r to its end. It leaves no copy of what it has read but the
-// result, unlike io.ReadAll, whose buffers grow without being wiped.
-func readAll(r io.Reader) ([]byte, error) {
-	buf := make([]byte, 0, 4096)
-	for {
-		if len(buf) == cap(buf) {
-			larger := make([]byte, len(buf), 2*cap(buf))
-			copy(larger, buf)
-			clear(buf)
-			buf = larger
-		}
-		n, err := r.Read(buf[len(buf):cap(buf)])
-		buf = buf[:len(buf)+n]
-		switch {
-		case errors.Is(err, io.EOF):
-			return buf, nil
-		case err != nil:
-			clear(buf)
-			return nil, err
-		}
-	}
-}

@@ -70,6 +70,7 @@ func (x *exchange) unsigned(ctx context.Context, failed error) *refusal {
 	if !errors.As(failed, &e) {
 		r := outcome(broker.Internal, "the secret of this access key cannot be used; the broker's log has why")
 		r.cause = failed
+		x.broker.RefuseConnection(ctx, x.operation, x.who, failed) // the fault is not the caller's, so it is not counted
 		return r
 	}
 	return x.deny(ctx, e.AccessKeyID, refuse(code(e.Code()), e.Error()))

@@ -216,12 +216,16 @@ func TestOnlyFailuresAreLimited(t *testing.T) {
 	}
 }
 
-// TestSecretTooShort: that is the operator's fault, not the client's.
+// TestSecretTooShort: that is the operator's fault, not the client's, and on the record
+// like every refusal.
 func TestSecretTooShort(t *testing.T) {
 	f := newFixture(t, func(f *fixture) { f.settings.AccessKeys[accessKey] = secret.NewValue([]byte("short")) })
 	f.want(f.call("ListKeys", `{}`), "KMSInternalException", fail)
 	if !strings.Contains(f.log.String(), "too short") {
 		t.Errorf("logged %s", f.log)
+	}
+	if r := f.last(); r.Event != "denied-at-the-door" || r.Client.Method != "ListKeys" || !strings.Contains(r.Detail, "too short") {
+		t.Errorf("recorded %+v", r)
 	}
 }
 

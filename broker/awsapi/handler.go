@@ -93,6 +93,8 @@ func (x *exchange) panicked(ctx context.Context) (r *refusal) {
 	}()
 	if x.proven {
 		_ = x.broker.Refuse(ctx, x.call(), r.reason, r.message) // an error either way
+	} else {
+		x.broker.RefuseConnection(ctx, x.operation, x.who, r)
 	}
 	return r
 }

@@ -203,6 +203,16 @@ func TestPanic(t *testing.T) {
 	}
 }
 
+// TestPanicBeforeProof: what befalls a call whose caller is not known yet is on the
+// record too.
+func TestPanicBeforeProof(t *testing.T) {
+	f := newFixture(t, func(f *fixture) { f.config.Now = func() time.Time { panic("as the test asked") } })
+	f.want(f.call("ListKeys", `{}`), "KMSInternalException", fail)
+	if r := f.last(); r.Event != "denied-at-the-door" || r.Client.Method != "ListKeys" || r.Client.Name != "" {
+		t.Errorf("recorded %+v", r)
+	}
+}
+
 // TestHandshake: who fails at TLS is on the record; who only looks whether the port is
 // open is not.
 func TestHandshake(t *testing.T) {

@@ -71,7 +71,7 @@ func openDoors(listen config.Listen, log *slog.Logger, refused func(peer.Identit
 		if err != nil {
 			return d, fmt.Errorf("listen.admin: %w", addressInUse(a.Address, err))
 		}
-		d.admin = peer.LocalTCP(l, peer.Options{Logger: log, MaxPerUID: maxPerWatcher})
+		d.admin = peer.LocalTCP(l, peer.Options{Logger: log, Refused: refused, MaxPerUID: maxPerWatcher})
 	}
 	return d, nil
 }

@@ -15,8 +15,9 @@ import (
 // TestNobodyTakesAllFiles: anybody on the host may ask for metrics and health, and
 // the files that his connections take are missing to those who ask for keys.
 func TestNobodyTakesAllFiles(t *testing.T) {
+	refused := make(chan error, maxPerWatcher+1)
 	listen := config.Listen{Admin: &config.Admin{Address: "127.0.0.1:0"}}
-	d, err := openDoors(listen, slog.New(slog.DiscardHandler), func(peer.Identity, error) {})
+	d, err := openDoors(listen, slog.New(slog.DiscardHandler), func(_ peer.Identity, err error) { refused <- err })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,5 +54,13 @@ func TestNobodyTakesAllFiles(t *testing.T) {
 	}
 	if _, err := last.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("connection %d of one user is not closed: %v", maxPerWatcher+1, err)
+	}
+	select {
+	case err := <-refused:
+		if !errors.Is(err, peer.ErrTooMany) {
+			t.Errorf("the record has %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the refusal is not on the record")
 	}
 }
