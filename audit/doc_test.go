@@ -45,7 +45,7 @@ func TestDocumentIsComplete(t *testing.T) {
 		}
 	}
 	names := []string{ // as they stand in the source
-		"generate", "wrap", "unwrap", "rewrap", "inspect", "list", "random", "drill", "status", "purge", "reload", "tail", "denied-at-the-door",
+		"generate", "wrap", "unwrap", "rewrap", "renew", "inspect", "list", "random", "drill", "status", "purge", "reload", "tail", "denied-at-the-door",
 		"start", "stop", "config", "backend", "create", "repair",
 		"torn_tail", "live_file_missing", "write_failed", "sync_failed", "file_removed", "file_replaced", "file_changed", "file_unreachable",
 		"file", "tail_bytes", "tail_sha256", "synced_seq", // of former

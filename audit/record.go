@@ -11,6 +11,7 @@ const (
 	EventWrap     Event = "wrap"
 	EventUnwrap   Event = "unwrap"
 	EventRewrap   Event = "rewrap"
+	EventRenew    Event = "renew"
 	EventInspect  Event = "inspect"
 	EventList     Event = "list"
 	EventRandom   Event = "random"

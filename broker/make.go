@@ -67,6 +67,21 @@ type making struct {
 	overtaken bool
 }
 
+// wait returns an error if ctx ends before the attempt does.
+func (m *making) wait(ctx context.Context) error {
+	select {
+	case <-m.done:
+		return nil
+	case <-ctx.Done():
+		return givenUp(ctx)
+	}
+}
+
+// removed is for a call that a reload has overtaken.
+func removed(name string) error {
+	return refuse(KeyNotFound, "key "+name+" was removed from the configuration")
+}
+
 // successorPause is how long after a failure the next attempt to make a
 // successor waits, while the present key can still be used: an outage is no
 // reason to ask a KMS at the rate of calls.
@@ -81,7 +96,7 @@ func (b *Broker) writer(ctx context.Context, name string) (*key, *writing, error
 	for {
 		k := b.snap.Load().present[name]
 		if k == nil {
-			return nil, nil, refuse(KeyNotFound, "key "+name+" was removed from the configuration")
+			return nil, nil, removed(name)
 		}
 		b.writers.mu.Lock()
 		w := b.writers.current[k.Name]
@@ -95,10 +110,8 @@ func (b *Broker) writer(ctx context.Context, name string) (*key, *writing, error
 		}
 		m := b.startMaking(k)
 		b.writers.mu.Unlock()
-		select {
-		case <-m.done:
-		case <-ctx.Done():
-			return nil, nil, givenUp(ctx)
+		if err := m.wait(ctx); err != nil {
+			return nil, nil, err
 		}
 		if m.err != nil {
 			return nil, nil, explainMaking(k, m.err)
@@ -138,6 +151,7 @@ func (b *Broker) startMaking(k *key) *making {
 		}
 		delete(b.writers.failedAt, k.Name)
 		if m.overtaken || !sameWriters(b.snap.Load().present[k.Name], k) {
+			m.overtaken = true
 			held.bytes.Wipe()
 			return
 		}

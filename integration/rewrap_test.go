@@ -229,6 +229,46 @@ func interrupted(t *testing.T, b *broker, s *store, n int) string {
 	return strings.TrimSpace(out.String())
 }
 
+// TestRotatedAndRetired: what an operator does with a rotated master key. The dry run
+// foretells what the rewrap does, where-used shows it, and only then is the old
+// version retired; nothing is lost by that, and nothing had to be purged.
+func TestRotatedAndRetired(t *testing.T) {
+	t.Parallel()
+	const n = 20
+	v := startVault(t)
+	vault := newVault(t, v, "tikv")
+	b := newRemoteBroker(t, "  tikv: {recipients: "+listOf(vault)+", check_interval: 1h}", vault)
+	b.start()
+	s := newStore(t, b, "tikv", n)
+	whole := fmt.Sprintf("would rewrap 0 of %d ", n)
+	if said := b.mustCLI("rewrap", "--in-place", "--dry-run", s.dir); !strings.HasPrefix(said, whole) {
+		t.Fatalf("before the rotation: %s", said)
+	}
+
+	v.write("transit/keys/tikv/rotate", nil)
+	if said := b.mustCLI("rewrap", "--in-place", "--dry-run", s.dir); !strings.HasPrefix(said, fmt.Sprintf("would rewrap %d of %d ", n, n)) {
+		t.Errorf("the dry run after the rotation: %s", said)
+	}
+	if got, want := s.whereUsed(b), [2]int{n, n}; len(got) != 1 || got["vault-transit 1"] != want {
+		t.Errorf("where-used before the rewrap: %v", got)
+	}
+	if said := b.mustCLI("rewrap", "--in-place", s.dir); !strings.HasPrefix(said, fmt.Sprintf("rewrapped %d of %d ", n, n)) {
+		t.Errorf("the rewrap: %s", said)
+	}
+	if said := b.mustCLI("rewrap", "--in-place", "--dry-run", s.dir); !strings.HasPrefix(said, whole) {
+		t.Errorf("the dry run after the rewrap: %s", said)
+	}
+	if got, want := s.whereUsed(b), [2]int{n, n}; len(got) != 1 || got["vault-transit 2"] != want {
+		t.Fatalf("where-used after the rewrap: %v", got)
+	}
+
+	v.write("transit/keys/tikv/config", map[string]any{"min_decryption_version": 2, "min_encryption_version": 2})
+	b.purgeByForce("tikv")
+	s.opensAll(b)
+	_, err := b.keys().UnwrapKey(t.Context(), &keybrokerv1.UnwrapKeyRequest{WrappedKey: s.keys[0].wrapped}) // as a backup has it
+	wantReason(t, err, "KEK_DISABLED", false)
+}
+
 // TestThreeRecipientsFit: an envelope for three KMSs is far under what the AWS API
 // takes.
 func TestThreeRecipientsFit(t *testing.T) {

@@ -21,6 +21,7 @@ service keybroker.v1.KeyBroker
   RewrapKey(RewrapKeyRequest) RewrapKeyResponse
   InspectKey(InspectKeyRequest) InspectKeyResponse
   ListKeys(ListKeysRequest) ListKeysResponse
+  RenewKey(RenewKeyRequest) RenewKeyResponse
 message GenerateDataKeyRequest
   key_name 1 string
   key_length 2 uint32
@@ -78,6 +79,10 @@ message Recipient
 message ListKeysRequest
 message ListKeysResponse
   keys 1 repeated KeyInfo
+message RenewKeyRequest
+  key_name 1 string
+message RenewKeyResponse
+  key 1 KeyInfo
 message KeyInfo
   name 1 string
   recipients 2 repeated Recipient

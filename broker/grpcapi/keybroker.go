@@ -81,6 +81,11 @@ func (s *keyBroker) ListKeys(ctx context.Context, _ *keybrokerv1.ListKeysRequest
 	return answer(&keybrokerv1.ListKeysResponse{Keys: keyInfos(keys)}, err)
 }
 
+func (s *keyBroker) RenewKey(ctx context.Context, req *keybrokerv1.RenewKeyRequest) (*keybrokerv1.RenewKeyResponse, error) {
+	k, err := s.broker.Renew(ctx, callOf(ctx, "RenewKey"), req.GetKeyName())
+	return answer(&keybrokerv1.RenewKeyResponse{Key: keyInfos([]broker.KeyInfo{k})[0]}, err)
+}
+
 func sourceOf(s cache.Source) keybrokerv1.Source {
 	switch s {
 	case cache.Fresh:

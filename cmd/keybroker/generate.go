@@ -129,9 +129,9 @@ func (e *Env) printGenerated(r *keybrokerv1.GenerateDataKeyResponse, f *keyFlags
 			clear(r.Plaintext)
 			r.Plaintext = nil
 			fmt.Fprintln(e.Stderr, "keybroker: the data key is left out on a terminal; --show prints it")
-			return e.printWithout(r, "plaintext")
+			return e.printKey(r, f.context, "plaintext")
 		}
-		return e.printMessage(r)
+		return e.printKey(r, f.context)
 	case f.out != "":
 		return e.printSecret(r.Plaintext, f)
 	default:

@@ -35,8 +35,8 @@ next asks the keyring.`,
 replaced.`, file.Create),
 		k.one("rotate KEY", "Give a master key a new version", `Give a master key a new version, which wraps from then on. The old ones go on
 unwrapping; retire them when nothing needs them any more. A running broker takes the
-new version with its next intermediate key, within intermediate.max_age (24h) or
-after `+"`keybroker purge KEY`"+`: rewrap what is to leave the old version after that.`, file.Rotate),
+new version with its next intermediate key, within intermediate.max_age (24h) or by
+`+"`keybroker renew KEY`"+`. What is to leave the old version is for `+"`keybroker rewrap`"+`.`, file.Rotate),
 		k.version("retire KEY VERSION", "End the use of a version", `End the use of a version: what only it can open cannot be opened until it is
 activated again. Nothing is deleted.`, file.Retire),
 		k.version("activate KEY VERSION", "Take back a retirement", "Let a retired version unwrap again.", file.Activate),

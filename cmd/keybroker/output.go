@@ -31,21 +31,35 @@ func (e *Env) printMessage(m proto.Message) error {
 	return e.printIndented(text)
 }
 
-// printWithout is printMessage without a member.
-func (e *Env) printWithout(m proto.Message, member string) error {
+// printKey is printMessage for an answer that has a key, with the context that a
+// wrapped key is bound to beside it, where rewrap finds it. Without is left out.
+func (e *Env) printKey(m proto.Message, context pairs, without ...string) error {
 	text, err := protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: true}.Marshal(m)
 	if err != nil {
 		return err
 	}
+	defer clear(text)
 	var members map[string]json.RawMessage
 	if err := json.Unmarshal(text, &members); err != nil {
 		return err
 	}
-	delete(members, member)
-	if text, err = json.Marshal(members); err != nil {
+	for _, member := range without {
+		delete(members, member)
+	}
+	if len(context) > 0 {
+		if members["context"], err = json.Marshal(context); err != nil {
+			return err
+		}
+	}
+	all, err := json.Marshal(members)
+	for _, member := range members {
+		clear(member)
+	}
+	if err != nil {
 		return err
 	}
-	return e.printIndented(text)
+	defer clear(all)
+	return e.printIndented(all)
 }
 
 func (e *Env) printIndented(text []byte) error {

@@ -33,18 +33,17 @@ With one FILE, or nothing, the new wrapped key goes to standard output or --out.
 
 With --in-place, every file that PATH names or holds is replaced if it is a wrapped
 key, or has one in each line: raw, in base64, or as JSON with a member wrapped_key
-and perhaps its context. What is already under the master keys, in the versions, that
-the broker wraps with now is left alone, so that an interrupted run goes on where it
-was when it is started again. A version that a KMS has made since the broker's last
-intermediate key is not known yet: purge the key first. A file is replaced as a whole,
-with its owner and mode, and only once the broker has opened what it is replaced by
-and no master key is missing in it.
+and perhaps its context. What is already under the key's master keys, in the versions
+that their KMSs wrap with now, is left alone, so that an interrupted run goes on where
+it was when it is started again. To learn the versions, and so that what it wraps has
+them, the broker makes a new intermediate key first, as ` + "`keybroker renew`" + ` does, also for
+--dry-run. A file is replaced as a whole, with its owner and mode, and only once the
+broker has opened what it is replaced by and no master key is missing in it.
 
 With --lines, standard input has one wrapped key a line, and standard output has
 them again in the same order.
 
-The client needs rewrap on the key (with --key: unwrap, and wrap on the other), and
-for many also inspect and list.`,
+The client needs rewrap on the key (with --key: unwrap, and wrap on the other).`,
 		Example: `  keybroker rewrap 1.sst.key --context file=1.sst --out 1.sst.key
   keybroker rewrap --in-place --dry-run /var/lib/keys
   keybroker rewrap --in-place --context file={file} /var/lib/keys
@@ -66,7 +65,7 @@ for many also inspect and list.`,
 					return err
 				}
 				if opts.output == outputJSON && flags.out == "" {
-					return env.printMessage(r)
+					return env.printKey(r, flags.context)
 				}
 				return env.writeKey(r.WrappedKey, &flags.keyFlags)
 			})
@@ -107,14 +106,12 @@ func (f *rewrapFlags) check(args []string) error {
 
 // rewrapMany rewraps files or lines, and says what came of it.
 func (e *Env) rewrapMany(ctx context.Context, c *client, opts *options, flags *rewrapFlags, paths []string) error {
-	known, err := newPresentKeys(ctx, c)
-	if err != nil {
-		return err
-	}
 	r := &rewrapper{
-		env: e, c: c, present: known, timeout: opts.timeout, context: flags.context, key: flags.key,
+		env: e, c: c, timeout: opts.timeout, context: flags.context, key: flags.key,
 		all: flags.all, dryRun: flags.dryRun, progress: e.newProgress("rewrapping"), count: rewrapped{DryRun: flags.dryRun},
 	}
+	r.present = &presentKeys{renew: r.renew, keys: map[string]*presentKey{}}
+	var err error
 	again := "; run it again to go on"
 	if flags.lines {
 		out := e.Stdout

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -46,48 +47,26 @@ type rewrapper struct {
 	all    bool
 	dryRun bool
 
-	// made has, for each key, whether the broker has made an intermediate key for
-	// it in this run.
-	made sync.Map // key name → *made
-
 	mu       sync.Mutex
 	count    rewrapped
 	failures int
 	progress *progress
 }
 
-// made is held while the broker is asked to make an intermediate key.
-type made struct {
-	sync.Mutex
-	done bool
-}
-
 // errNotWhole keeps an old wrapped key in place: the new one would have fewer
 // master keys than it should.
-var errNotWhole = unavailableError(errors.New("a master key of it does not answer, so the new one would lack it; it is left as it is, try again later"))
+var errNotWhole = unavailableError(errors.New("it does not wrap now, so a new wrapped key would lack it; the old one is left as it is, try again later"))
 
 // one returns the item's wrapped key under the present master keys, or nil if it
 // is there already.
 func (r *rewrapper) one(ctx context.Context, item wrappedItem) ([]byte, error) {
 	source := item.env.IK().KeyName()
-	target := source
-	if r.key != "" {
-		target = r.key
-	}
-	if !r.dryRun {
-		if err := r.prepare(ctx, target, item); err != nil {
-			return nil, err
-		}
-	}
-	have, err := r.present.recipients(ctx, item.wrapped, item.env)
-	if err != nil {
-		return nil, err
-	}
-	differs, err := r.present.difference(target, have)
+	target := cmp.Or(r.key, source)
+	want, err := r.present.of(ctx, target)
 	switch {
 	case err != nil:
 		return nil, err
-	case differs == "" && source == target && !r.all:
+	case source == target && !r.all && isWhole(item.env.IK().Recipients(), want):
 		return nil, nil
 	case r.dryRun:
 		return item.wrapped, nil
@@ -100,70 +79,57 @@ func (r *rewrapper) one(ctx context.Context, item wrappedItem) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the broker's answer is no wrapped key: %w", err)
 	}
-	want, err := r.present.of(target)
-	if err != nil {
-		return nil, err
-	}
 	if len(env.IK().Recipients()) < len(want) {
-		return nil, errNotWhole
+		return nil, fmt.Errorf("a master key of key %s stopped working: %w", target, errNotWhole)
 	}
 	return wrapped, nil
 }
 
-// prepare has the broker make the intermediate key of a key once, so that its
-// present versions are known. What it wraps for that is thrown away. If that
-// fails, the next item tries: none may be compared with what is not known yet. An
-// item that does not open may be whole nevertheless, if versions are known.
-func (r *rewrapper) prepare(ctx context.Context, key string, item wrappedItem) error {
-	of, _ := r.made.LoadOrStore(key, &made{})
-	m := of.(*made)
-	m.Lock()
-	defer m.Unlock()
-	if m.done {
-		return nil
-	}
-	if _, err := r.rewrap(ctx, item); err != nil {
-		if !hopeless(err) && ctx.Err() == nil && r.present.versioned(key) {
-			return nil
-		}
+func (r *rewrapper) rewrap(ctx context.Context, item wrappedItem) (wrapped []byte, err error) {
+	err = r.ask(ctx, func(ctx context.Context) error {
+		answer, err := r.c.RewrapKey(ctx, &keybrokerv1.RewrapKeyRequest{WrappedKey: item.wrapped, Context: item.context, KeyName: r.key})
+		wrapped = answer.GetWrappedKey()
 		return err
-	}
-	if err := r.present.refresh(ctx); err != nil {
-		return err
-	}
-	m.done = true
-	return nil
+	})
+	return wrapped, err
 }
 
-// rewrap asks the broker, and again as long as it says that this may help.
-func (r *rewrapper) rewrap(ctx context.Context, item wrappedItem) ([]byte, error) {
+func (r *rewrapper) renew(ctx context.Context, key string) (info *keybrokerv1.KeyInfo, err error) {
+	err = r.ask(ctx, func(ctx context.Context) error {
+		answer, err := r.c.RenewKey(ctx, &keybrokerv1.RenewKeyRequest{KeyName: key})
+		info = answer.GetKey()
+		return err
+	})
+	return info, err
+}
+
+// ask has f ask the broker, and again as long as the broker says that this may help.
+func (r *rewrapper) ask(ctx context.Context, f func(context.Context) error) error {
 	const tries = 4
 	wait := 250 * time.Millisecond
 	for try := 1; ; try++ {
-		answer, err := r.ask(ctx, item.wrapped, item.context)
+		err := r.askOnce(ctx, f)
 		switch status.Code(err) {
-		case codes.OK:
-			return answer.WrappedKey, nil
 		case codes.Unavailable, codes.ResourceExhausted:
 		default:
-			return nil, err
+			return err
 		}
 		if try == tries {
-			return nil, err
+			return err
 		}
 		select {
 		case <-time.After(wait):
 			wait *= 2
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return ctx.Err()
 		}
 	}
 }
 
-func (r *rewrapper) ask(ctx context.Context, wrapped []byte, bound map[string]string) (*keybrokerv1.RewrapKeyResponse, error) {
+func (r *rewrapper) askOnce(ctx context.Context, f func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
-	return r.c.RewrapKey(ctx, &keybrokerv1.RewrapKeyRequest{WrappedKey: wrapped, Context: bound, KeyName: r.key})
+	return f(ctx)
 }
 
 // hopeless tells whether the next wrapped key would fail like this one.

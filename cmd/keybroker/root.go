@@ -108,7 +108,7 @@ Exit codes: 0 fine, 1 failed, 2 usage or configuration, 3 denied, 4 unavailable,
 	add(keys, newGenerateCommand(env, opts), newWrapCommand(env, opts), newUnwrapCommand(env, opts),
 		newRewrapCommand(env, opts), newInspectCommand(env, opts), newWhereUsedCommand(env, opts), newKeysCommand(env, opts))
 	add(operating, newStatusCommand(env, opts), newCheckCommand(env, opts), newDoctorCommand(env, opts),
-		newPurgeCommand(env, opts), newDrillCommand(env, opts), newReloadCommand(env, opts), newAuditCommand(env, opts),
+		newRenewCommand(env, opts), newPurgeCommand(env, opts), newDrillCommand(env, opts), newReloadCommand(env, opts), newAuditCommand(env, opts),
 		newKeyringCommand(env, opts), newTiKVCommand(env, opts), newClientCommand(env, opts), newVersionCommand(env, opts))
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()

@@ -62,7 +62,7 @@ func (e *Env) printUnwrapped(r *keybrokerv1.UnwrapKeyResponse, f *keyFlags, opts
 			clear(r.Plaintext)
 			r.Plaintext = nil
 			fmt.Fprintln(e.Stderr, "keybroker: the data key is left out on a terminal; --show prints it")
-			return e.printWithout(r, "plaintext")
+			return e.printKey(r, nil, "plaintext")
 		}
 		return e.printMessage(r)
 	default:

@@ -33,7 +33,7 @@ form.`,
 					return err
 				}
 				if opts.output == outputJSON && flags.out == "" {
-					return env.printMessage(r)
+					return env.printKey(r, flags.context)
 				}
 				return env.writeKey(r.WrappedKey, &flags)
 			})

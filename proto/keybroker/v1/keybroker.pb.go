@@ -1244,6 +1244,96 @@ func (x *KeyInfo) GetStaleUntil() *timestamppb.Timestamp {
 	return nil
 }
 
+type RenewKeyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	KeyName       string                 `protobuf:"bytes,1,opt,name=key_name,json=keyName,proto3" json:"key_name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewKeyRequest) Reset() {
+	*x = RenewKeyRequest{}
+	mi := &file_keybroker_v1_keybroker_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewKeyRequest) ProtoMessage() {}
+
+func (x *RenewKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_keybroker_v1_keybroker_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewKeyRequest.ProtoReflect.Descriptor instead.
+func (*RenewKeyRequest) Descriptor() ([]byte, []int) {
+	return file_keybroker_v1_keybroker_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *RenewKeyRequest) GetKeyName() string {
+	if x != nil {
+		return x.KeyName
+	}
+	return ""
+}
+
+type RenewKeyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The key after it. A recipient that is not usable was not asked or did not wrap:
+	// what is known of its version is from before.
+	Key           *KeyInfo `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewKeyResponse) Reset() {
+	*x = RenewKeyResponse{}
+	mi := &file_keybroker_v1_keybroker_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewKeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewKeyResponse) ProtoMessage() {}
+
+func (x *RenewKeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_keybroker_v1_keybroker_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewKeyResponse.ProtoReflect.Descriptor instead.
+func (*RenewKeyResponse) Descriptor() ([]byte, []int) {
+	return file_keybroker_v1_keybroker_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *RenewKeyResponse) GetKey() *KeyInfo {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
 var File_keybroker_v1_keybroker_proto protoreflect.FileDescriptor
 
 const file_keybroker_v1_keybroker_proto_rawDesc = "" +
@@ -1341,7 +1431,11 @@ const file_keybroker_v1_keybroker_proto_rawDesc = "" +
 	"\x05state\x18\x03 \x01(\x0e2\x16.keybroker.v1.KeyStateR\x05state\x12=\n" +
 	"\fcached_until\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\vcachedUntil\x12;\n" +
 	"\vstale_until\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"staleUntil*^\n" +
+	"staleUntil\",\n" +
+	"\x0fRenewKeyRequest\x12\x19\n" +
+	"\bkey_name\x18\x01 \x01(\tR\akeyName\";\n" +
+	"\x10RenewKeyResponse\x12'\n" +
+	"\x03key\x18\x01 \x01(\v2\x15.keybroker.v1.KeyInfoR\x03key*^\n" +
 	"\x06Source\x12\x16\n" +
 	"\x12SOURCE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fSOURCE_CACHE\x10\x01\x12\x12\n" +
@@ -1360,7 +1454,7 @@ const file_keybroker_v1_keybroker_proto_rawDesc = "" +
 	"\x0fKEY_STATE_READY\x10\x02\x12\x16\n" +
 	"\x12KEY_STATE_DEGRADED\x10\x03\x12\x19\n" +
 	"\x15KEY_STATE_CACHED_ONLY\x10\x04\x12\x19\n" +
-	"\x15KEY_STATE_UNAVAILABLE\x10\x052\xcb\x04\n" +
+	"\x15KEY_STATE_UNAVAILABLE\x10\x052\x96\x05\n" +
 	"\tKeyBroker\x12^\n" +
 	"\x0fGenerateDataKey\x12$.keybroker.v1.GenerateDataKeyRequest\x1a%.keybroker.v1.GenerateDataKeyResponse\x12F\n" +
 	"\aWrapKey\x12\x1c.keybroker.v1.WrapKeyRequest\x1a\x1d.keybroker.v1.WrapKeyResponse\x12L\n" +
@@ -1369,7 +1463,8 @@ const file_keybroker_v1_keybroker_proto_rawDesc = "" +
 	"\tRewrapKey\x12\x1e.keybroker.v1.RewrapKeyRequest\x1a\x1f.keybroker.v1.RewrapKeyResponse\x12O\n" +
 	"\n" +
 	"InspectKey\x12\x1f.keybroker.v1.InspectKeyRequest\x1a .keybroker.v1.InspectKeyResponse\x12I\n" +
-	"\bListKeys\x12\x1d.keybroker.v1.ListKeysRequest\x1a\x1e.keybroker.v1.ListKeysResponseB?Z=github.com/keybroker/keybroker/proto/keybroker/v1;keybrokerv1b\x06proto3"
+	"\bListKeys\x12\x1d.keybroker.v1.ListKeysRequest\x1a\x1e.keybroker.v1.ListKeysResponse\x12I\n" +
+	"\bRenewKey\x12\x1d.keybroker.v1.RenewKeyRequest\x1a\x1e.keybroker.v1.RenewKeyResponseB?Z=github.com/keybroker/keybroker/proto/keybroker/v1;keybrokerv1b\x06proto3"
 
 var (
 	file_keybroker_v1_keybroker_proto_rawDescOnce sync.Once
@@ -1384,7 +1479,7 @@ func file_keybroker_v1_keybroker_proto_rawDescGZIP() []byte {
 }
 
 var file_keybroker_v1_keybroker_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_keybroker_v1_keybroker_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_keybroker_v1_keybroker_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_keybroker_v1_keybroker_proto_goTypes = []any{
 	(Source)(0),                     // 0: keybroker.v1.Source
 	(RecipientState)(0),             // 1: keybroker.v1.RecipientState
@@ -1407,53 +1502,58 @@ var file_keybroker_v1_keybroker_proto_goTypes = []any{
 	(*ListKeysRequest)(nil),         // 18: keybroker.v1.ListKeysRequest
 	(*ListKeysResponse)(nil),        // 19: keybroker.v1.ListKeysResponse
 	(*KeyInfo)(nil),                 // 20: keybroker.v1.KeyInfo
-	nil,                             // 21: keybroker.v1.GenerateDataKeyRequest.ContextEntry
-	nil,                             // 22: keybroker.v1.WrapKeyRequest.ContextEntry
-	nil,                             // 23: keybroker.v1.UnwrapKeyRequest.ContextEntry
-	nil,                             // 24: keybroker.v1.BatchUnwrapKeysItem.ContextEntry
-	nil,                             // 25: keybroker.v1.RewrapKeyRequest.ContextEntry
-	(*status.Status)(nil),           // 26: google.rpc.Status
-	(*timestamppb.Timestamp)(nil),   // 27: google.protobuf.Timestamp
+	(*RenewKeyRequest)(nil),         // 21: keybroker.v1.RenewKeyRequest
+	(*RenewKeyResponse)(nil),        // 22: keybroker.v1.RenewKeyResponse
+	nil,                             // 23: keybroker.v1.GenerateDataKeyRequest.ContextEntry
+	nil,                             // 24: keybroker.v1.WrapKeyRequest.ContextEntry
+	nil,                             // 25: keybroker.v1.UnwrapKeyRequest.ContextEntry
+	nil,                             // 26: keybroker.v1.BatchUnwrapKeysItem.ContextEntry
+	nil,                             // 27: keybroker.v1.RewrapKeyRequest.ContextEntry
+	(*status.Status)(nil),           // 28: google.rpc.Status
+	(*timestamppb.Timestamp)(nil),   // 29: google.protobuf.Timestamp
 }
 var file_keybroker_v1_keybroker_proto_depIdxs = []int32{
-	21, // 0: keybroker.v1.GenerateDataKeyRequest.context:type_name -> keybroker.v1.GenerateDataKeyRequest.ContextEntry
-	22, // 1: keybroker.v1.WrapKeyRequest.context:type_name -> keybroker.v1.WrapKeyRequest.ContextEntry
-	23, // 2: keybroker.v1.UnwrapKeyRequest.context:type_name -> keybroker.v1.UnwrapKeyRequest.ContextEntry
+	23, // 0: keybroker.v1.GenerateDataKeyRequest.context:type_name -> keybroker.v1.GenerateDataKeyRequest.ContextEntry
+	24, // 1: keybroker.v1.WrapKeyRequest.context:type_name -> keybroker.v1.WrapKeyRequest.ContextEntry
+	25, // 2: keybroker.v1.UnwrapKeyRequest.context:type_name -> keybroker.v1.UnwrapKeyRequest.ContextEntry
 	0,  // 3: keybroker.v1.UnwrapKeyResponse.source:type_name -> keybroker.v1.Source
 	10, // 4: keybroker.v1.BatchUnwrapKeysRequest.items:type_name -> keybroker.v1.BatchUnwrapKeysItem
-	24, // 5: keybroker.v1.BatchUnwrapKeysItem.context:type_name -> keybroker.v1.BatchUnwrapKeysItem.ContextEntry
+	26, // 5: keybroker.v1.BatchUnwrapKeysItem.context:type_name -> keybroker.v1.BatchUnwrapKeysItem.ContextEntry
 	12, // 6: keybroker.v1.BatchUnwrapKeysResponse.results:type_name -> keybroker.v1.BatchUnwrapKeysResult
 	0,  // 7: keybroker.v1.BatchUnwrapKeysResult.source:type_name -> keybroker.v1.Source
-	26, // 8: keybroker.v1.BatchUnwrapKeysResult.error:type_name -> google.rpc.Status
-	25, // 9: keybroker.v1.RewrapKeyRequest.context:type_name -> keybroker.v1.RewrapKeyRequest.ContextEntry
-	27, // 10: keybroker.v1.InspectKeyResponse.created_at:type_name -> google.protobuf.Timestamp
+	28, // 8: keybroker.v1.BatchUnwrapKeysResult.error:type_name -> google.rpc.Status
+	27, // 9: keybroker.v1.RewrapKeyRequest.context:type_name -> keybroker.v1.RewrapKeyRequest.ContextEntry
+	29, // 10: keybroker.v1.InspectKeyResponse.created_at:type_name -> google.protobuf.Timestamp
 	17, // 11: keybroker.v1.InspectKeyResponse.recipients:type_name -> keybroker.v1.Recipient
 	17, // 12: keybroker.v1.InspectKeyResponse.missing:type_name -> keybroker.v1.Recipient
 	1,  // 13: keybroker.v1.Recipient.state:type_name -> keybroker.v1.RecipientState
 	20, // 14: keybroker.v1.ListKeysResponse.keys:type_name -> keybroker.v1.KeyInfo
 	17, // 15: keybroker.v1.KeyInfo.recipients:type_name -> keybroker.v1.Recipient
 	2,  // 16: keybroker.v1.KeyInfo.state:type_name -> keybroker.v1.KeyState
-	27, // 17: keybroker.v1.KeyInfo.cached_until:type_name -> google.protobuf.Timestamp
-	27, // 18: keybroker.v1.KeyInfo.stale_until:type_name -> google.protobuf.Timestamp
-	3,  // 19: keybroker.v1.KeyBroker.GenerateDataKey:input_type -> keybroker.v1.GenerateDataKeyRequest
-	5,  // 20: keybroker.v1.KeyBroker.WrapKey:input_type -> keybroker.v1.WrapKeyRequest
-	7,  // 21: keybroker.v1.KeyBroker.UnwrapKey:input_type -> keybroker.v1.UnwrapKeyRequest
-	9,  // 22: keybroker.v1.KeyBroker.BatchUnwrapKeys:input_type -> keybroker.v1.BatchUnwrapKeysRequest
-	13, // 23: keybroker.v1.KeyBroker.RewrapKey:input_type -> keybroker.v1.RewrapKeyRequest
-	15, // 24: keybroker.v1.KeyBroker.InspectKey:input_type -> keybroker.v1.InspectKeyRequest
-	18, // 25: keybroker.v1.KeyBroker.ListKeys:input_type -> keybroker.v1.ListKeysRequest
-	4,  // 26: keybroker.v1.KeyBroker.GenerateDataKey:output_type -> keybroker.v1.GenerateDataKeyResponse
-	6,  // 27: keybroker.v1.KeyBroker.WrapKey:output_type -> keybroker.v1.WrapKeyResponse
-	8,  // 28: keybroker.v1.KeyBroker.UnwrapKey:output_type -> keybroker.v1.UnwrapKeyResponse
-	11, // 29: keybroker.v1.KeyBroker.BatchUnwrapKeys:output_type -> keybroker.v1.BatchUnwrapKeysResponse
-	14, // 30: keybroker.v1.KeyBroker.RewrapKey:output_type -> keybroker.v1.RewrapKeyResponse
-	16, // 31: keybroker.v1.KeyBroker.InspectKey:output_type -> keybroker.v1.InspectKeyResponse
-	19, // 32: keybroker.v1.KeyBroker.ListKeys:output_type -> keybroker.v1.ListKeysResponse
-	26, // [26:33] is the sub-list for method output_type
-	19, // [19:26] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	29, // 17: keybroker.v1.KeyInfo.cached_until:type_name -> google.protobuf.Timestamp
+	29, // 18: keybroker.v1.KeyInfo.stale_until:type_name -> google.protobuf.Timestamp
+	20, // 19: keybroker.v1.RenewKeyResponse.key:type_name -> keybroker.v1.KeyInfo
+	3,  // 20: keybroker.v1.KeyBroker.GenerateDataKey:input_type -> keybroker.v1.GenerateDataKeyRequest
+	5,  // 21: keybroker.v1.KeyBroker.WrapKey:input_type -> keybroker.v1.WrapKeyRequest
+	7,  // 22: keybroker.v1.KeyBroker.UnwrapKey:input_type -> keybroker.v1.UnwrapKeyRequest
+	9,  // 23: keybroker.v1.KeyBroker.BatchUnwrapKeys:input_type -> keybroker.v1.BatchUnwrapKeysRequest
+	13, // 24: keybroker.v1.KeyBroker.RewrapKey:input_type -> keybroker.v1.RewrapKeyRequest
+	15, // 25: keybroker.v1.KeyBroker.InspectKey:input_type -> keybroker.v1.InspectKeyRequest
+	18, // 26: keybroker.v1.KeyBroker.ListKeys:input_type -> keybroker.v1.ListKeysRequest
+	21, // 27: keybroker.v1.KeyBroker.RenewKey:input_type -> keybroker.v1.RenewKeyRequest
+	4,  // 28: keybroker.v1.KeyBroker.GenerateDataKey:output_type -> keybroker.v1.GenerateDataKeyResponse
+	6,  // 29: keybroker.v1.KeyBroker.WrapKey:output_type -> keybroker.v1.WrapKeyResponse
+	8,  // 30: keybroker.v1.KeyBroker.UnwrapKey:output_type -> keybroker.v1.UnwrapKeyResponse
+	11, // 31: keybroker.v1.KeyBroker.BatchUnwrapKeys:output_type -> keybroker.v1.BatchUnwrapKeysResponse
+	14, // 32: keybroker.v1.KeyBroker.RewrapKey:output_type -> keybroker.v1.RewrapKeyResponse
+	16, // 33: keybroker.v1.KeyBroker.InspectKey:output_type -> keybroker.v1.InspectKeyResponse
+	19, // 34: keybroker.v1.KeyBroker.ListKeys:output_type -> keybroker.v1.ListKeysResponse
+	22, // 35: keybroker.v1.KeyBroker.RenewKey:output_type -> keybroker.v1.RenewKeyResponse
+	28, // [28:36] is the sub-list for method output_type
+	20, // [20:28] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_keybroker_v1_keybroker_proto_init() }
@@ -1467,7 +1567,7 @@ func file_keybroker_v1_keybroker_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_keybroker_v1_keybroker_proto_rawDesc), len(file_keybroker_v1_keybroker_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   23,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -30,6 +30,7 @@ const (
 	KeyBroker_RewrapKey_FullMethodName       = "/keybroker.v1.KeyBroker/RewrapKey"
 	KeyBroker_InspectKey_FullMethodName      = "/keybroker.v1.KeyBroker/InspectKey"
 	KeyBroker_ListKeys_FullMethodName        = "/keybroker.v1.KeyBroker/ListKeys"
+	KeyBroker_RenewKey_FullMethodName        = "/keybroker.v1.KeyBroker/RenewKey"
 )
 
 // KeyBrokerClient is the client API for KeyBroker service.
@@ -64,6 +65,11 @@ type KeyBrokerClient interface {
 	InspectKey(ctx context.Context, in *InspectKeyRequest, opts ...grpc.CallOption) (*InspectKeyResponse, error)
 	// ListKeys lists the keys that the caller has a right on.
 	ListKeys(ctx context.Context, in *ListKeysRequest, opts ...grpc.CallOption) (*ListKeysResponse, error)
+	// RenewKey makes a new intermediate key of a key now: after a rotation at a KMS,
+	// what is wrapped from then on has the master keys' present versions. What is
+	// cached stays. It needs rewrap or wrap on the key, and counts as one uncached key
+	// of the client's miss_rate.
+	RenewKey(ctx context.Context, in *RenewKeyRequest, opts ...grpc.CallOption) (*RenewKeyResponse, error)
 }
 
 type keyBrokerClient struct {
@@ -144,6 +150,16 @@ func (c *keyBrokerClient) ListKeys(ctx context.Context, in *ListKeysRequest, opt
 	return out, nil
 }
 
+func (c *keyBrokerClient) RenewKey(ctx context.Context, in *RenewKeyRequest, opts ...grpc.CallOption) (*RenewKeyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RenewKeyResponse)
+	err := c.cc.Invoke(ctx, KeyBroker_RenewKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // KeyBrokerServer is the server API for KeyBroker service.
 // All implementations must embed UnimplementedKeyBrokerServer
 // for forward compatibility.
@@ -176,6 +192,11 @@ type KeyBrokerServer interface {
 	InspectKey(context.Context, *InspectKeyRequest) (*InspectKeyResponse, error)
 	// ListKeys lists the keys that the caller has a right on.
 	ListKeys(context.Context, *ListKeysRequest) (*ListKeysResponse, error)
+	// RenewKey makes a new intermediate key of a key now: after a rotation at a KMS,
+	// what is wrapped from then on has the master keys' present versions. What is
+	// cached stays. It needs rewrap or wrap on the key, and counts as one uncached key
+	// of the client's miss_rate.
+	RenewKey(context.Context, *RenewKeyRequest) (*RenewKeyResponse, error)
 	mustEmbedUnimplementedKeyBrokerServer()
 }
 
@@ -206,6 +227,9 @@ func (UnimplementedKeyBrokerServer) InspectKey(context.Context, *InspectKeyReque
 }
 func (UnimplementedKeyBrokerServer) ListKeys(context.Context, *ListKeysRequest) (*ListKeysResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListKeys not implemented")
+}
+func (UnimplementedKeyBrokerServer) RenewKey(context.Context, *RenewKeyRequest) (*RenewKeyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RenewKey not implemented")
 }
 func (UnimplementedKeyBrokerServer) mustEmbedUnimplementedKeyBrokerServer() {}
 func (UnimplementedKeyBrokerServer) testEmbeddedByValue()                   {}
@@ -354,6 +378,24 @@ func _KeyBroker_ListKeys_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _KeyBroker_RenewKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RenewKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KeyBrokerServer).RenewKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KeyBroker_RenewKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KeyBrokerServer).RenewKey(ctx, req.(*RenewKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // KeyBroker_ServiceDesc is the grpc.ServiceDesc for KeyBroker service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -388,6 +430,10 @@ var KeyBroker_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListKeys",
 			Handler:    _KeyBroker_ListKeys_Handler,
+		},
+		{
+			MethodName: "RenewKey",
+			Handler:    _KeyBroker_RenewKey_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
