@@ -175,7 +175,11 @@ func (s *state) losePower(random *rand.Rand) {
 func (s *state) lay(t *testing.T, dir string) {
 	t.Helper()
 	for name, id := range s.names {
-		if err := os.WriteFile(filepath.Join(dir, name), s.content[id], 0o640); err != nil {
+		mode := os.FileMode(0o640)
+		if strings.HasPrefix(name, ".") {
+			mode = 0o600
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), s.content[id], mode); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -196,10 +200,15 @@ func reopen(t *testing.T, s *state, mode audit.Sync, acknowledged []string) {
 	t.Helper()
 	dir := privateDir(t)
 	s.lay(t, dir)
-	l := mustOpen(t, config(dir, mode), newDisk().system())
+	l := mustOpen(t, signedConfig(dir, mode), newDisk().system())
 	mustAppend(t, l, "after")
 	mustClose(t, l)
 	expectWhole(t, dir, append(acknowledged, "after"))
+	for _, e := range entries(t, dir) {
+		if e.Event == string(audit.EventAlarm) {
+			t.Fatalf("a crash is taken for tampering: %s: %s", e.Reason, e.Detail)
+		}
+	}
 	for _, path := range logFiles(t, dir) {
 		if err := os.Remove(path); err != nil { // there are thousands of them
 			t.Fatal(err)

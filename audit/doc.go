@@ -6,7 +6,8 @@
 // fails; so an answer without a record cannot exist. A record without an answer
 // can.
 //
-// What is written is never changed, truncated or deleted. If a file ends in a
+// What is written is never changed or truncated, and deleted only as whole files, as
+// Retention says. If a file ends in a
 // torn line, or a write or fsync of it failed, it is left as it is under its
 // rotated name, and a new file goes on with the chain; its first record, of
 // event repair, accounts for what the former file ends in.
@@ -18,6 +19,10 @@
 //	writer.go      the one goroutine that writes
 //	successor.go   how a file is followed by the next
 //	recover.go     how the end of a file is read back
+//	rotate.go      how a file follows another in the ordinary way, and what is signed
+//	checkpoint.go  the signed text, and what the broker remembers of it
+//	signer.go      the signing key and its successor
+//	keeper.go      former files: compressed, removed
 //	tail.go        readers
 //	refusals.go    refusals that are summed
 //	files.go       every call that creates, syncs or renames a file

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 )
 
 // system is the calls that a log makes to the operating system, so that tests
@@ -106,6 +107,29 @@ func (s system) create(path string, content []byte) (*os.File, error) {
 		return nil, err
 	}
 	return f, nil
+}
+
+// store replaces the file at path by one with content, as a whole and on disk.
+func (s system) store(path string, content []byte, mode fs.FileMode) error {
+	fresh := path + ".tmp"
+	if err := s.remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := s.open(fresh, os.O_WRONLY|os.O_CREATE|os.O_EXCL|noFollow, mode)
+	if err != nil {
+		return err
+	}
+	_, err = s.write(f, content)
+	if err == nil {
+		err = s.sync(f)
+	}
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = s.rename(fresh, path)
+	}
+	if err != nil {
+		return errors.Join(err, s.remove(fresh))
+	}
+	return s.syncPath(filepath.Dir(path))
 }
 
 // move renames a file to a name that is free. The lock keeps other brokers from

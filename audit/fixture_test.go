@@ -36,6 +36,26 @@ func config(dir string, mode audit.Sync) audit.Config {
 	}
 }
 
+// signedConfig is for a log that is signed every second, with its key beside it.
+func signedConfig(dir string, mode audit.Sync) audit.Config {
+	c := config(dir, mode)
+	c.SigningKey = filepath.Join(dir, "."+logName+".key")
+	c.CheckpointInterval = time.Second
+	c.Random = &seeds{}
+	return c
+}
+
+// seeds gives other bytes each time.
+type seeds struct{ n byte }
+
+func (s *seeds) Read(b []byte) (int, error) {
+	s.n++
+	for i := range b {
+		b[i] = s.n
+	}
+	return len(b), nil
+}
+
 type repeated struct{}
 
 func (repeated) Read(b []byte) (int, error) {

@@ -82,14 +82,30 @@ type former struct {
 	SyncedSeq uint64 `json:"synced_seq"`
 }
 
+// header is what a file's first record says.
+type header struct {
+	event  Event
+	reason string
+	former *former // nil if no file comes before
+	// checkpoint is about the record before it, and vkey the key that signed it; without
+	// a checkpoint, the key that signs what follows.
+	checkpoint Checkpoint
+	vkey       string
+}
+
 // appendHeader appends the members of a file's first record.
-func appendHeader(dst []byte, event Event, reason, logID string, f *former) []byte {
+func appendHeader(dst []byte, logID string, h header) []byte {
 	dst = append(dst, `"event":`...)
-	dst = appendString(dst, string(event))
+	dst = appendString(dst, string(h.event))
 	dst = append(dst, `,"outcome":"ok"`...)
-	dst = appendMember(dst, `,"reason":`, reason, math.MaxInt)
+	dst = appendMember(dst, `,"reason":`, h.reason, math.MaxInt)
 	dst = append(dst, `,"log":`...)
 	dst = appendString(dst, logID)
+	dst = appendFormer(dst, h.former)
+	return appendSigned(dst, h.checkpoint, h.vkey)
+}
+
+func appendFormer(dst []byte, f *former) []byte {
 	if f == nil {
 		return dst
 	}
@@ -115,7 +131,11 @@ func appendHeader(dst []byte, event Event, reason, logID string, f *former) []by
 type parsedLine struct {
 	link
 	prev  [sha256.Size]byte
+	time  time.Time
+	event Event
 	logID string
+	// checkpoint and vkey are as in header.
+	checkpoint, vkey string
 }
 
 // follows tells whether p is the record after the one at at.
@@ -145,6 +165,11 @@ func parseLine(line []byte) (parsedLine, error) {
 		Seq  uint64 `json:"seq"`
 		Prev string `json:"prev"`
 		Log  string `json:"log"`
+
+		Time       time.Time
+		Event      Event
+		Checkpoint string
+		PublicKey  string `json:"public_key"`
 	}
 	if err := json.Unmarshal(line, &fields); err != nil {
 		return p, fmt.Errorf("it is not a record: %w", err)
@@ -158,6 +183,7 @@ func parseLine(line []byte) (parsedLine, error) {
 	}
 	p.prev = [sha256.Size]byte(prev)
 	p.seq, p.logID = fields.Seq, fields.Log
+	p.time, p.event, p.checkpoint, p.vkey = fields.Time, fields.Event, fields.Checkpoint, fields.PublicKey
 	return p, nil
 }
 

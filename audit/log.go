@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 )
@@ -46,9 +47,11 @@ type Observer struct {
 	Synced func(took time.Duration)
 	// HeadSeq: the number of the last record.
 	HeadSeq func(seq uint64)
+	// Alarm: at Open, the log was not what the broker had left.
+	Alarm func(Alarm)
 }
 
-// Config is what a Log is made of. All fields but Observer are required.
+// Config is what a Log is made of. The fields up to Logger are required.
 type Config struct {
 	// Path is the live file. Former ones stand beside it under its name, a dot
 	// and the number of their first record in 20 digits. Hidden files beside it
@@ -61,10 +64,24 @@ type Config struct {
 	SyncInterval time.Duration
 	// Now is the wall clock of the records. It may jump: seq is the order.
 	Now func() time.Time
-	// Random makes the id of a new log.
-	Random   io.Reader
-	Logger   *slog.Logger
-	Observer Observer
+	// Random makes the id of a new log, and signing keys.
+	Random io.Reader
+	Logger *slog.Logger
+
+	Observer  Observer
+	Rotation  Rotation
+	Retention Retention
+	// SigningKey is the file of the key that signs checkpoints; it is made if it is
+	// not there, and replaced at each rotation. Beside it, under its name with the
+	// ending .checkpoint, the last checkpoint is remembered. Empty: nothing is signed.
+	SigningKey string
+	// CheckpointInterval is how often the log is signed while records come in; 0 is a
+	// minute.
+	CheckpointInterval time.Duration
+	// StrictStart has Open refuse a log that is not what the broker had left, with a
+	// *TamperedError. Without it, Open only says so: in an alarm record, and to
+	// Observer and Logger.
+	StrictStart bool
 }
 
 func (c *Config) check() error {
@@ -77,6 +94,8 @@ func (c *Config) check() error {
 		return fmt.Errorf("audit: sync is %q; it must be os or always", string(c.Sync))
 	case c.Sync == SyncOS && c.SyncInterval <= 0:
 		return fmt.Errorf("audit: sync_interval is %v; it must be positive", c.SyncInterval)
+	case c.CheckpointInterval < 0 || c.Rotation.MaxSize < 0 || c.Rotation.MaxAge < 0:
+		return errors.New("audit: a negative interval, size or age")
 	case c.Now == nil || c.Random == nil || c.Logger == nil:
 		return errors.New("audit: Config lacks Now, Random or Logger")
 	}
@@ -90,7 +109,10 @@ type Log struct {
 	sys      system
 	mode     Sync
 	interval time.Duration
+	rotation Rotation
+	node     string
 	now      func() time.Time
+	random   io.Reader
 	log      *slog.Logger
 	observe  Observer
 	assemble assembler
@@ -98,12 +120,20 @@ type Log struct {
 
 	requests sync.Pool // of *request
 	queue    chan *request
+	commands chan func(*writer)
+	wake     chan struct{} // for the keeper; of capacity 1
+	kept     chan struct{} // closed once the keeper has ended
 	closing  chan struct{} // closed by Close
 	ended    chan struct{} // closed once nothing is written any more
 	endErr   error         // of the last sync and close; read after ended
 	close    sync.Once
 
-	mu    sync.Mutex
+	anchored atomic.Uint64 // the last record of which a checkpoint is kept elsewhere
+
+	mu         sync.Mutex
+	checkpoint Checkpoint // the last one that is on disk
+	publicKey  string
+
 	head  Head
 	first uint64        // the number of the live file's first record
 	moved chan struct{} // closed at the next change of the above; nil if nobody waits
@@ -138,11 +168,17 @@ func open(c Config, sys system) (*Log, error) {
 		sys:      sys,
 		mode:     c.Sync,
 		interval: c.SyncInterval,
+		rotation: c.Rotation,
+		node:     c.Node,
 		now:      c.Now,
+		random:   c.Random,
 		log:      c.Logger,
 		observe:  c.Observer,
 		assemble: newAssembler(c.Node),
 		queue:    make(chan *request, queueLen),
+		commands: make(chan func(*writer)),
+		wake:     make(chan struct{}, 1),
+		kept:     make(chan struct{}),
 		closing:  make(chan struct{}),
 		ended:    make(chan struct{}),
 	}
@@ -155,8 +191,11 @@ func open(c Config, sys system) (*Log, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := newWriter(l, lock)
-	if err := w.open(c.Random); err != nil {
+	w := newWriter(l, lock, c)
+	if err = w.open(); err == nil {
+		err = w.openSigning()
+	}
+	if err != nil {
 		if w.file != nil {
 			_ = w.file.Close()
 		}
@@ -164,7 +203,9 @@ func open(c Config, sys system) (*Log, error) {
 		return nil, err
 	}
 	w.publish(nil)
+	k := &keeper{l: l, retention: c.Retention, checkpoint: w.checkpointPath}
 	go w.run()
+	go k.run()
 	return l, nil
 }
 
@@ -249,17 +290,54 @@ func (l *Log) Head() Head {
 	return l.head
 }
 
+// Checkpoint returns the last signed checkpoint whose record is on disk; the zero
+// Checkpoint if there is none yet. Its Note must not be changed.
+func (l *Log) Checkpoint() Checkpoint {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.checkpoint
+}
+
+// PublicKey returns the key that signs now, in the text form of
+// golang.org/x/mod/sumdb/note; empty if nothing is signed.
+func (l *Log) PublicKey() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.publicKey
+}
+
+// Anchored tells that a checkpoint of the record seq, or a later one, is kept where
+// whoever can write the log cannot.
+func (l *Log) Anchored(seq uint64) {
+	for was := l.anchored.Load(); seq > was; was = l.anchored.Load() {
+		if l.anchored.CompareAndSwap(was, seq) {
+			l.wakeKeeper()
+			return
+		}
+	}
+}
+
+// wakeKeeper has the keeper look at what there is to do.
+func (l *Log) wakeKeeper() {
+	select {
+	case l.wake <- struct{}{}:
+	default: // it is to wake already
+	}
+}
+
 // Close writes what was handed to Append before, brings it to disk and closes
 // the file. Append fails from then on. ctx bounds the wait; the file may then
 // still be in use. Further calls wait and return the same.
 func (l *Log) Close(ctx context.Context) error {
 	l.close.Do(func() { close(l.closing) })
-	select {
-	case <-l.ended:
-		return l.endErr
-	case <-ctx.Done():
-		return fmt.Errorf("the audit log is still being written: %w", ctx.Err())
+	for _, end := range []<-chan struct{}{l.ended, l.kept} {
+		select {
+		case <-end:
+		case <-ctx.Done():
+			return fmt.Errorf("the audit log is still being written: %w", ctx.Err())
+		}
 	}
+	return l.endErr
 }
 
 // hidden returns the path of the log's own file called suffix.

@@ -35,14 +35,24 @@ const (
 	EventBackend Event = "backend"
 )
 
-// The events that the log writes of its own accord. create and repair are the
-// first record of a file, and stand nowhere else.
+// The events that the log writes of its own accord. create, rotate and repair are
+// the first record of a file, and stand nowhere else.
 const (
 	// EventCreate begins a log that follows none.
 	EventCreate Event = "create"
+	// EventRotate begins a file in the ordinary way: the record's reason says why, its
+	// checkpoint where the former file ends, and which key signs from then on.
+	EventRotate Event = "rotate"
 	// EventRepair begins a file whose former one can no longer be written: the
 	// record's reason says why, its field former what that file ends in.
 	EventRepair Event = "repair"
+	// EventCheckpoint signs the record before it.
+	EventCheckpoint Event = "checkpoint"
+	// EventExpire says that a former file is removed, since it need not be kept.
+	EventExpire Event = "expire"
+	// EventAlarm says that the log is not what the broker had left: its reason is an
+	// Alarm.
+	EventAlarm Event = "alarm"
 )
 
 // Outcome says what came of it.

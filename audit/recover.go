@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 )
 
 // ending is what a file ends in.
@@ -219,6 +220,9 @@ func (s system) located(f *os.File, name string, offset int64, err error) error 
 type opening struct {
 	seq   uint64
 	logID string
+	time  time.Time
+	// signer is the vkey of the key that signs what follows, if it names one.
+	signer string
 }
 
 // readOpening reads the first record of f.
@@ -235,5 +239,12 @@ func (s system) readOpening(f *os.File, name string) (opening, error) {
 	if err != nil {
 		return opening{}, s.located(f, name, 0, &damage{err: err})
 	}
-	return opening{p.seq, p.logID}, nil
+	begin := opening{seq: p.seq, logID: p.logID, time: p.time}
+	switch p.event {
+	case EventCreate, EventRepair:
+		begin.signer = p.vkey
+	case EventRotate:
+		begin.signer = nextSigner(p.checkpoint)
+	}
+	return begin, nil
 }

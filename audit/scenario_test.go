@@ -44,23 +44,33 @@ func (s *scenario) run() {
 	s.append(1)
 	s.wait()
 	s.append(1)
-	s.close()
+	s.rotate()
+	s.append(2)
+	s.rotate()
+	s.append(1)
+	s.wait()
+	_ = s.close()
 
 	s.tear(`{"v":1,"seq":9`)
 	s.open()
 	s.append(2)
 	s.wait()
-	s.close()
+	_ = s.close()
 	s.tear("{\"v\":1,\x00\x00\x00\n\x00\x00")
 	s.open()
 	s.append(1)
-	s.close()
+	_ = s.close()
 
 	// The process was killed between two renames.
-	s.rename(filepath.Join(s.dir, logName), filepath.Join(s.dir, logName+".00000000000000000099"))
+	live := filepath.Join(s.dir, logName)
+	if begin := entriesOf(s.t, live); len(begin) > 0 {
+		s.rename(live, fmt.Sprintf("%s.%020d", live, begin[0].Seq))
+	}
 	s.open()
 	s.append(2)
-	s.close()
+	for s.close() != nil { // a record that was torn at the end is for the next start
+		s.open()
+	}
 }
 
 // fail lets the next call of that name fail, once.
@@ -83,13 +93,13 @@ func (s *scenario) fail(what call, written int, err error) {
 // open opens the log. That may fail, as long as it does not fail for ever.
 func (s *scenario) open() {
 	for range 100 {
-		l, err := audit.OpenOn(config(s.dir, s.mode), s.disk.system())
+		l, err := audit.OpenOn(signedConfig(s.dir, s.mode), s.disk.system())
 		if err == nil {
 			s.log = l
 			return
 		}
 	}
-	l, err := audit.OpenOn(config(s.dir, s.mode), s.disk.system())
+	l, err := audit.OpenOn(signedConfig(s.dir, s.mode), s.disk.system())
 	if err != nil {
 		s.t.Fatalf("the log cannot be opened any more: %v", err)
 	}
@@ -98,7 +108,10 @@ func (s *scenario) open() {
 
 // close closes the log. It may fail, in which case the next open finds what it
 // finds.
-func (s *scenario) close() { _ = s.log.Close(context.Background()) }
+func (s *scenario) close() error { return s.log.Close(context.Background()) }
+
+// rotate may fail: the log goes on in the file that it has.
+func (s *scenario) rotate() { _ = s.log.Rotate(context.Background()) }
 
 // append has n records acknowledged. Each may be refused, as long as it is not
 // refused for ever.

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -26,7 +25,7 @@ const (
 )
 
 // open finds where the log at l.path ends and makes w ready to go on there.
-func (w *writer) open(random io.Reader) error {
+func (w *writer) open() error {
 	l := w.l
 	former, err := formerFiles(l.path)
 	if err != nil {
@@ -34,26 +33,26 @@ func (w *writer) open(random io.Reader) error {
 	}
 	file, err := l.sys.openLive(l.path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return w.openWithoutLive(former, random)
+		return w.openWithoutLive(former)
 	}
 	if err != nil {
 		return err
 	}
-	if err := w.openLive(file, former, random); err != nil {
+	if err := w.openLive(file, former); err != nil {
 		_ = file.Close()
 		return err
 	}
 	return nil
 }
 
-func (w *writer) openLive(file *os.File, former []formerFile, random io.Reader) error {
+func (w *writer) openLive(file *os.File, former []formerFile) error {
 	l := w.l
 	end, err := l.sys.readEnding(file, l.path)
 	if err != nil {
 		return err
 	}
 	if end.last.seq == 0 {
-		return w.openHeadless(file, end, former, random)
+		return w.openHeadless(file, end, former)
 	}
 	begin, err := l.sys.readOpening(file, l.path)
 	if err != nil {
@@ -63,8 +62,11 @@ func (w *writer) openLive(file *os.File, former []formerFile, random io.Reader) 
 	if err := l.sys.sync(file); err != nil {
 		return fmt.Errorf("sync %s: %w", l.path, err)
 	}
-	w.file, w.first, w.logID = file, begin.seq, begin.logID
+	w.file, w.first, w.logID, w.began = file, begin.seq, begin.logID, begin.time
 	w.head, w.synced = end.last, end.last.seq
+	if err := w.findSigner(begin.signer); err != nil {
+		return err
+	}
 	if end.tail == 0 {
 		info, err := file.Stat()
 		if err != nil {
@@ -78,7 +80,7 @@ func (w *writer) openLive(file *os.File, former []formerFile, random io.Reader) 
 }
 
 // openHeadless begins a file after one that has no whole record.
-func (w *writer) openHeadless(file *os.File, end ending, former []formerFile, random io.Reader) error {
+func (w *writer) openHeadless(file *os.File, end ending, former []formerFile) error {
 	l := w.l
 	if end.tail == 0 {
 		// An empty file, made by an installer perhaps. It has nothing to keep.
@@ -86,9 +88,9 @@ func (w *writer) openHeadless(file *os.File, end ending, former []formerFile, ra
 			return err
 		}
 		_ = file.Close()
-		return w.openWithoutLive(former, random)
+		return w.openWithoutLive(former)
 	}
-	if _, err := w.chainFrom(former, random); err != nil {
+	if _, err := w.chainFrom(former); err != nil {
 		return err
 	}
 	// The repair record must not outlive what it accounts for.
@@ -100,11 +102,11 @@ func (w *writer) openHeadless(file *os.File, end ending, former []formerFile, ra
 	return w.succeed(reasonTornTail, end)
 }
 
-func (w *writer) openWithoutLive(former []formerFile, random io.Reader) error {
+func (w *writer) openWithoutLive(former []formerFile) error {
 	if len(former) == 0 {
-		return w.create(random)
+		return w.create()
 	}
-	end, err := w.chainFrom(former, random)
+	end, err := w.chainFrom(former)
 	if err != nil {
 		return err
 	}
@@ -114,20 +116,32 @@ func (w *writer) openWithoutLive(former []formerFile, random io.Reader) error {
 }
 
 // create begins a new log.
-func (w *writer) create(random io.Reader) error {
-	id, err := newLogID(random)
+func (w *writer) create() error {
+	id, err := newLogID(w.l.random)
 	if err != nil {
 		return err
 	}
-	w.logID = id
-	return w.begin(EventCreate, "", nil, "")
+	w.logID, w.created = id, true
+	h := header{event: EventCreate}
+	if w.keys.path != "" {
+		if w.lost, err = w.compare(false); err != nil {
+			return err
+		}
+		if w.lost != nil && w.strict {
+			return w.lost
+		}
+		if err := w.findSigner(""); err != nil {
+			return err
+		}
+		h.vkey = w.vkey()
+	}
+	return w.begin(h, "")
 }
 
 // chainFrom sets where the chain stands by the newest of the former files that
 // has a whole record, and returns what the newest ends in. If none has one, a new
 // log begins.
-func (w *writer) chainFrom(files []formerFile, random io.Reader) (ending, error) {
-	var newest ending
+func (w *writer) chainFrom(files []formerFile) (newest ending, err error) {
 	for i, former := range slices.Backward(files) {
 		end, begin, err := w.l.sys.readFormer(former.path)
 		if err != nil {
@@ -138,17 +152,18 @@ func (w *writer) chainFrom(files []formerFile, random io.Reader) (ending, error)
 		}
 		if end.last.seq > 0 {
 			w.logID, w.head, w.synced = begin.logID, end.last, end.last.seq
-			return newest, nil
+			return newest, w.findSigner(begin.signer)
 		}
 	}
-	id, err := newLogID(random)
-	w.logID = id
-	return newest, err
+	if w.logID, err = newLogID(w.l.random); err != nil {
+		return ending{}, err
+	}
+	return newest, w.findSigner("")
 }
 
 // readFormer reads the two ends of a file, and brings it to disk.
 func (s system) readFormer(path string) (ending, opening, error) {
-	f, err := s.open(path, os.O_RDONLY|noFollow, 0)
+	f, err := s.openFormer(path)
 	if err != nil {
 		return ending{}, opening{}, err
 	}
@@ -237,7 +252,7 @@ func (w *writer) succeed(reason string, end ending) error {
 	} else {
 		account.File = filepath.Base(w.moved)
 	}
-	return w.begin(EventRepair, reason, &account, rotateTo)
+	return w.begin(header{event: EventRepair, reason: reason, former: &account, vkey: w.vkey()}, rotateTo)
 }
 
 // begin makes the next file, first record and all, under a hidden name; then the
@@ -245,9 +260,10 @@ func (w *writer) succeed(reason string, end ending) error {
 // its place. So the live path never holds a file without its first record, and
 // what fails half-way can be tried again: until the new file is in its place,
 // nothing but w.moved has changed.
-func (w *writer) begin(event Event, reason string, account *former, rotateTo string) error {
+func (w *writer) begin(h header, rotateTo string) error {
 	l := w.l
-	line, head := l.assemble.appendLine(nil, w.head, l.now(), appendHeader(nil, event, reason, w.logID, account))
+	now := l.now()
+	line, head := l.assemble.appendLine(nil, w.head, now, appendHeader(nil, w.logID, h))
 	fresh := hidden(l.path, ".new")
 	file, err := l.sys.create(fresh, line)
 	if err != nil {
@@ -269,9 +285,9 @@ func (w *writer) begin(event Event, reason string, account *former, rotateTo str
 		_ = w.file.Close() // its content is on disk, or cannot be brought there
 	}
 	w.file, w.moved = file, ""
-	w.first, w.size, w.head = head.seq, int64(len(line)), head
+	w.first, w.size, w.head, w.began = head.seq, int64(len(line)), head, now
 	if written := l.observe.Written; written != nil {
-		written(event, OutcomeOK)
+		written(h.event, OutcomeOK)
 	}
 	if err := l.sys.syncPath(filepath.Dir(l.path)); err != nil {
 		return fmt.Errorf("sync %s: %w", filepath.Dir(l.path), err)
@@ -285,6 +301,8 @@ type formerFile struct {
 	path  string
 	first uint64 // its first record, by its name
 	again int    // tells files with equal first apart
+	// compressed: its name ends in compressedSuffix.
+	compressed bool
 }
 
 // seqDigits is the width of a record's number in a file name, so that names sort
@@ -304,6 +322,7 @@ func formerFiles(path string) ([]formerFile, error) {
 		if !ok || !entry.Type().IsRegular() {
 			continue
 		}
+		suffix, compressed := strings.CutSuffix(suffix, compressedSuffix)
 		digits, number, numbered := strings.Cut(suffix, "-")
 		first, err := strconv.ParseUint(digits, 10, 64)
 		if err != nil || len(digits) != seqDigits {
@@ -315,12 +334,34 @@ func formerFiles(path string) ([]formerFile, error) {
 				continue
 			}
 		}
-		files = append(files, formerFile{filepath.Join(filepath.Dir(path), entry.Name()), first, again})
+		files = append(files, formerFile{filepath.Join(filepath.Dir(path), entry.Name()), first, again, compressed})
 	}
 	slices.SortFunc(files, func(a, b formerFile) int {
-		return cmp.Or(cmp.Compare(a.first, b.first), cmp.Compare(a.again, b.again))
+		return cmp.Or(cmp.Compare(a.first, b.first), cmp.Compare(a.again, b.again), strings.Compare(a.path, b.path))
 	})
-	return files, nil
+	// Of a file and its compressed form, as an end in mid-compression leaves them, the
+	// file counts: it comes first.
+	return slices.CompactFunc(files, func(a, b formerFile) bool { return a.first == b.first && a.again == b.again }), nil
+}
+
+// openFormer opens a former file to be read. Of a compressed one it is a copy that
+// nobody else sees, beside it.
+func (s system) openFormer(path string) (*os.File, error) {
+	f, err := s.open(path, os.O_RDONLY|noFollow, 0)
+	if err != nil || !strings.HasSuffix(path, compressedSuffix) {
+		return f, err
+	}
+	defer func() { _ = f.Close() }()
+	whole, err := os.CreateTemp(filepath.Dir(path), ".audit-*")
+	if err != nil {
+		return nil, err
+	}
+	err = errors.Join(os.Remove(whole.Name()), decompress(whole, f))
+	if err != nil {
+		_ = whole.Close()
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return whole, nil
 }
 
 // rotatedName returns a free name for the file at path whose first record is
@@ -331,6 +372,9 @@ func rotatedName(path string, first uint64) (string, error) {
 	to := name
 	for again := 1; ; again++ {
 		_, err := os.Lstat(to)
+		if errors.Is(err, fs.ErrNotExist) {
+			_, err = os.Lstat(to + compressedSuffix)
+		}
 		if errors.Is(err, fs.ErrNotExist) {
 			return to, nil
 		}

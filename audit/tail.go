@@ -153,7 +153,7 @@ func (r *reader) open() error {
 			return err
 		}
 		var f *os.File
-		if f, err = os.OpenFile(path, os.O_RDONLY|noFollow, 0); err != nil {
+		if f, err = r.l.sys.openFormer(path); err != nil {
 			if errors.Is(err, fs.ErrNotExist) {
 				continue
 			}

@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -38,6 +39,25 @@ type writer struct {
 	// moved is the rotated name of file, once it has one.
 	moved string
 
+	began time.Time // when the file's first record was written, by the wall clock
+
+	// keys and signer are unset if nothing is signed.
+	keys           keyStore
+	signer         *signingKey
+	uncommitted    bool // the file of signer is still the next one
+	checkpointPath string
+	strict         bool
+	created        bool           // the log is new
+	lost           *TamperedError // the log is new, and should not be
+	replaced       *TamperedError // signer is not the key that the log names
+	// signed is the last record that needs no checkpoint: one, or one before it.
+	signed uint64
+	// pending is the newest checkpoint, until what it is about is on disk.
+	pending     *Checkpoint
+	rotateAfter time.Time
+	upkeepEvery time.Duration
+	upkeepTimer *time.Timer
+
 	// broken is why file must not be written or synced again; nil if it may.
 	broken   *failure
 	failedAt time.Time
@@ -65,23 +85,35 @@ type syncResult struct {
 	err  error
 }
 
-func newWriter(l *Log, lock *os.File) *writer {
+func newWriter(l *Log, lock *os.File, c Config) *writer {
 	w := &writer{
-		l: l, lock: lock,
-		timer: time.NewTimer(time.Hour),
-		syncs: make(chan syncResult, 1),
-		buf:   make([]byte, 0, maxBatchBytes+MaxLine),
+		l: l, lock: lock, strict: c.StrictStart,
+		upkeepEvery: min(cmp.Or(c.CheckpointInterval, upkeepEvery), upkeepEvery),
+		timer:       time.NewTimer(time.Hour),
+		syncs:       make(chan syncResult, 1),
+		buf:         make([]byte, 0, maxBatchBytes+MaxLine),
 	}
 	w.timer.Stop()
+	if c.SigningKey != "" {
+		w.keys = keyStore{l.sys, c.SigningKey}
+		w.checkpointPath = besideKey(c.SigningKey)
+	}
 	return w
 }
 
 func (w *writer) run() {
 	defer close(w.l.ended)
+	w.upkeepTimer = time.NewTimer(w.upkeepEvery)
+	defer w.upkeepTimer.Stop()
 	for {
 		select {
 		case r := <-w.l.queue:
 			w.serve(r)
+			w.rotateIfDue()
+		case do := <-w.l.commands:
+			do(w)
+		case <-w.upkeepTimer.C:
+			w.upkeep()
 		case result := <-w.syncs:
 			w.endSync(result)
 		case <-w.timer.C:
@@ -145,6 +177,7 @@ func (w *writer) write() {
 			return
 		}
 		w.synced = at.seq
+		w.release()
 	} else if !w.armed && !w.syncing {
 		w.arm(w.l.interval)
 	}
@@ -220,6 +253,7 @@ func (w *writer) takeSync(result syncResult) {
 	w.syncing = false
 	if result.err == nil {
 		w.synced = max(w.synced, result.upTo)
+		w.release()
 		w.noteSynced(result.took)
 	} else if w.broken != nil {
 		w.broken.reason = reasonSyncFailed // the file must not be synced again
@@ -256,6 +290,7 @@ func (w *writer) inTheWay() error {
 // fail gives the file up, and goes on in a new one if it can.
 func (w *writer) fail(reason string, err error) {
 	w.broken = &failure{reason, err}
+	w.pending = nil // what it is about may not be on disk
 	if w.l.observe.WriteError != nil {
 		w.l.observe.WriteError()
 	}
@@ -332,11 +367,21 @@ func (w *writer) end() {
 	if w.syncing {
 		w.endSync(<-w.syncs)
 	}
+	if w.broken == nil && w.head.seq != w.signed {
+		w.checkpoint()
+	}
 	var err error
+	if w.broken == nil && w.synced < w.head.seq {
+		if err = w.l.sys.sync(w.file); err == nil {
+			w.synced = w.head.seq
+			w.release()
+		}
+	}
 	if w.broken != nil {
 		err = w.broken.err
-	} else if w.synced < w.head.seq {
-		err = w.l.sys.sync(w.file)
+	}
+	if w.signer != nil {
+		w.signer.wipe()
 	}
 	w.timer.Stop()
 	for _, f := range []*os.File{w.file, w.lock} {

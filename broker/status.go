@@ -67,7 +67,11 @@ type Status struct {
 	CacheEntries   int
 	CacheCapacity  int
 	Audit          audit.Head
-	Memory         secret.Stats
+	// AuditKey is the key that signs the audit log, AuditSigned the last record that
+	// a checkpoint is about.
+	AuditKey    string
+	AuditSigned uint64
+	Memory      secret.Stats
 }
 
 // ListKeys lists the keys that the caller has a right on, by name. A caller who
@@ -131,6 +135,8 @@ func (b *Broker) status(snap *snapshot) Status {
 		CacheEntries:   b.cache.Len(),
 		CacheCapacity:  b.cacheCapacity,
 		Audit:          b.audit.Head(),
+		AuditKey:       b.audit.PublicKey(),
+		AuditSigned:    b.audit.Checkpoint().Seq,
 		Memory:         b.arena.Stats(),
 	}
 	for name, m := range snap.kmss {

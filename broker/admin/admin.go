@@ -21,6 +21,9 @@ type Config struct {
 	Serves func() map[string]bool
 	// Auditing tells why no audit record can be written, or nil.
 	Auditing func() error
+	// Checkpoint returns the audit log's last signed checkpoint; empty if there is
+	// none.
+	Checkpoint func() []byte
 }
 
 // maxScrapes is how many scrapes are answered at a time; one more gets 503. They
@@ -36,6 +39,8 @@ const maxScrapes = 4
 //     does not ask whether a KMS is up.
 //   - /livez: as /healthz.
 //   - /metrics: Prometheus or OpenMetrics.
+//   - /audit/checkpoint: where the audit log stands, signed, for whoever keeps that
+//     elsewhere; 404 if it has not been signed yet.
 func NewServer(cfg Config) *http.Server {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(cfg.Gatherer, promhttp.HandlerOpts{
@@ -44,6 +49,7 @@ func NewServer(cfg Config) *http.Server {
 	mux.HandleFunc("GET /healthz", alive)
 	mux.HandleFunc("GET /livez", alive)
 	mux.HandleFunc("GET /readyz", cfg.ready)
+	mux.HandleFunc("GET /audit/checkpoint", cfg.checkpoint)
 	return &http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: 5 * time.Second,
@@ -59,6 +65,16 @@ func NewServer(cfg Config) *http.Server {
 func alive(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	_, _ = w.Write([]byte("ok\n"))
+}
+
+func (cfg Config) checkpoint(w http.ResponseWriter, r *http.Request) {
+	note := cfg.Checkpoint()
+	if len(note) == 0 {
+		http.NotFound(w, r)
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, _ = w.Write(note)
 }
 
 // readiness is the body of /readyz.

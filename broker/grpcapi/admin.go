@@ -32,6 +32,7 @@ func (s *admin) GetStatus(ctx context.Context, _ *keybrokerv1.GetStatusRequest) 
 		Cache:          &keybrokerv1.CacheStatus{Entries: count(st.CacheEntries), Capacity: count(st.CacheCapacity)},
 		Audit: &keybrokerv1.AuditStatus{
 			Path: st.Audit.File, HeadSeq: st.Audit.Seq, HeadHash: hex.EncodeToString(st.Audit.Hash[:]),
+			PublicKey: st.AuditKey, SignedSeq: st.AuditSigned,
 		},
 		Memory: &keybrokerv1.MemoryStatus{
 			Arena: string(st.Memory.Kind), ArenaBytes: count(st.Memory.Bytes), ArenaUsedBytes: count(st.Memory.UsedBytes),
@@ -64,6 +65,11 @@ func (s *admin) PurgeCache(ctx context.Context, req *keybrokerv1.PurgeCacheReque
 func (s *admin) Reload(ctx context.Context, _ *keybrokerv1.ReloadRequest) (*keybrokerv1.ReloadResponse, error) {
 	r, err := s.broker.Reload(ctx, callOf(ctx, "Reload"))
 	return answer(&keybrokerv1.ReloadResponse{ConfigSha256: r.SHA256, Warnings: r.Warnings}, err)
+}
+
+func (s *admin) RotateAudit(ctx context.Context, _ *keybrokerv1.RotateAuditRequest) (*keybrokerv1.RotateAuditResponse, error) {
+	key, err := s.broker.RotateAudit(ctx, callOf(ctx, "RotateAudit"))
+	return answer(&keybrokerv1.RotateAuditResponse{PublicKey: key}, err)
 }
 
 func (s *admin) TailAudit(req *keybrokerv1.TailAuditRequest, stream grpc.ServerStreamingServer[keybrokerv1.TailAuditResponse]) error {

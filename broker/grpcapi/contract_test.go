@@ -114,6 +114,10 @@ service keybroker.v1.Admin
   Reload(ReloadRequest) ReloadResponse
   TailAudit(TailAuditRequest) stream TailAuditResponse
   Drill(DrillRequest) stream DrillResponse
+  RotateAudit(RotateAuditRequest) RotateAuditResponse
+message RotateAuditRequest
+message RotateAuditResponse
+  public_key 1 string
 message PurgeCacheRequest
   key_name 1 string
   force 2 bool

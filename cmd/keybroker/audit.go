@@ -7,8 +7,8 @@ import (
 func newAuditCommand(env *Env, opts *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "audit",
-		Short: "Verify and follow the audit log",
+		Short: "Verify, follow and sign the audit log",
 	}
-	cmd.AddCommand(newAuditVerifyCommand(env, opts), newAuditTailCommand(env, opts))
+	cmd.AddCommand(newAuditVerifyCommand(env, opts), newAuditTailCommand(env, opts), newAuditKeyCommand(env, opts))
 	return cmd
 }

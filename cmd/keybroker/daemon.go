@@ -114,7 +114,7 @@ func serve(ctx context.Context, env *Env, opts serveOptions) error {
 	}
 
 	d.metrics = telemetry.New(versionText(), revision(), runtime.Version())
-	if d.audit, err = openAudit(d.cfg, d.log, d.metrics); err != nil {
+	if d.audit, err = openAudit(d.cfg, d.log, d.metrics); err != nil { //nolint:contextcheck // the log outlives any call
 		return err
 	}
 	relay := newRelay(d.cfg.Cache, d.log)
@@ -170,7 +170,8 @@ func (d *daemon) run(ctx context.Context) error {
 	}
 	adminServer := admin.NewServer(admin.Config{
 		Gatherer: d.metrics.Registry, Serves: d.broker.Serves,
-		Auditing: func() error { return d.audit.Head().Err },
+		Auditing:   func() error { return d.audit.Head().Err },
+		Checkpoint: func() []byte { return d.audit.Checkpoint().Note },
 	})
 	doors, err := openDoors(d.opts.listen(d.cfg.Listen), d.log, d.refused) //nolint:contextcheck // what it dials is local and answers at once
 	if err != nil {
@@ -270,6 +271,9 @@ func (d *daemon) reloadOnHangup(ctx context.Context) error {
 			if err := d.broker.ReloadBySignal(ctx); err != nil {
 				d.log.Error("reload", "error", err)
 			}
+			if err := d.audit.Reopen(ctx); err != nil {
+				d.log.Error("reopen the audit log", "error", err)
+			}
 		}
 	}
 }
@@ -300,19 +304,4 @@ func newArena(m config.Memory) (*secret.Arena, error) {
 		mode = secret.Require
 	}
 	return secret.NewArena(secret.Config{Bytes: m.Size, Locked: mode})
-}
-
-func openAudit(cfg *config.Config, log *slog.Logger, metrics *telemetry.Metrics) (*audit.Log, error) {
-	sync := audit.SyncOS
-	if cfg.Audit.SyncAlways {
-		sync = audit.SyncAlways
-	}
-	return audit.Open(audit.Config{
-		Path: cfg.Audit.Path, Node: cfg.Node, Sync: sync, SyncInterval: cfg.Audit.SyncInterval,
-		Now: time.Now, Random: rand.Reader, Logger: log,
-		Observer: audit.Observer{
-			Written:    func(e audit.Event, o audit.Outcome) { metrics.AuditWritten(string(e), string(o)) },
-			WriteError: metrics.AuditWriteError, Synced: metrics.AuditSynced, HeadSeq: metrics.AuditHead,
-		},
-	})
 }

@@ -124,6 +124,9 @@ func printStatus(w io.Writer, s *keybrokerv1.GetStatusResponse, now time.Time, c
 		written = cell{problem, bad}
 	}
 	about.row("audit", written)
+	if signed := s.Audit.GetSignedSeq(); signed > 0 {
+		about.row("signed", fmt.Sprintf("up to record %d, by %s", signed, s.Audit.GetPublicKey()))
+	}
 	about.row("cache", fmt.Sprintf("%d of %d intermediate keys", s.Cache.GetEntries(), s.Cache.GetCapacity()))
 	memory := cell{fmt.Sprintf("%s, %s of %s used", s.Memory.GetArena(), bytesText(s.Memory.GetArenaUsedBytes()), bytesText(s.Memory.GetArenaBytes())), plain}
 	if s.Memory.GetArena() == "unlocked" {

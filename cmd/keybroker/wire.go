@@ -80,6 +80,9 @@ func needRestart(was, is *config.Config) []string {
 		{"audit.path", was.Audit.Path, is.Audit.Path},
 		{"audit.sync", was.Audit.SyncAlways, is.Audit.SyncAlways},
 		{"audit.sync_interval", was.Audit.SyncInterval, is.Audit.SyncInterval},
+		{"audit.rotate", was.Audit.Rotate, is.Audit.Rotate},
+		{"audit.signing_key", was.Audit.SigningKey, is.Audit.SigningKey},
+		{"audit.checkpoint_interval", was.Audit.CheckpointInterval, is.Audit.CheckpointInterval},
 		{"memory", was.Memory, is.Memory},
 		{"cache", was.Cache, is.Cache},
 	} {

@@ -310,6 +310,27 @@ type Audit struct {
 	// AllowUnaudited lets calls succeed although their record could not be
 	// written.
 	AllowUnaudited bool
+	Rotate         Rotate
+	// SigningKey is the file of the key that signs checkpoints; CheckpointInterval how
+	// often it does while records are written.
+	SigningKey         string
+	CheckpointInterval time.Duration
+	// StrictStart refuses to start with a log that was changed while the broker was
+	// down.
+	StrictStart bool
+}
+
+// Rotate says when a file of the audit log is followed by the next, and how long it is
+// kept.
+type Rotate struct {
+	MaxSize int
+	MaxAge  time.Duration
+	// Keep, KeepAge and KeepSize bound the former files, by number, age and bytes; 0:
+	// not at all.
+	Keep     int
+	KeepAge  time.Duration
+	KeepSize int
+	Compress bool
 }
 
 // Memory is the locked memory for key bytes.
@@ -348,12 +369,15 @@ const (
 	DefaultTTL            = time.Hour
 	// DefaultMaxStale outlasts a weekend. It is also how long a broker that
 	// reaches no KMS goes on with a key that was revoked there.
-	DefaultMaxStale             = 72 * time.Hour
-	DefaultMaxAge               = 24 * time.Hour
-	DefaultNegativeTTL          = 5 * time.Second
-	DefaultMaxUses       uint64 = 1 << 20
-	DefaultMissRate             = 50.0
-	DefaultSyncInterval         = 100 * time.Millisecond
-	DefaultMemorySize           = 1 << 20
-	DefaultCacheCapacity        = 4096
+	DefaultMaxStale                  = 72 * time.Hour
+	DefaultMaxAge                    = 24 * time.Hour
+	DefaultNegativeTTL               = 5 * time.Second
+	DefaultMaxUses            uint64 = 1 << 20
+	DefaultMissRate                  = 50.0
+	DefaultSyncInterval              = 100 * time.Millisecond
+	DefaultRotateSize                = 256 << 20
+	DefaultRotateAge                 = 24 * time.Hour
+	DefaultCheckpointInterval        = time.Minute
+	DefaultMemorySize                = 1 << 20
+	DefaultCacheCapacity             = 4096
 )

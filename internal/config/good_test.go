@@ -208,7 +208,10 @@ func TestEverything(t *testing.T) {
 			{ID: "kb2", SecretFile: "/etc/keybroker/any.secret", Client: "any"},
 			{ID: "KB-br_1", SecretFile: "/br.secret", Client: "br"},
 		},
-		Audit:  config.Audit{Path: "/audit.jsonl", SyncInterval: time.Second},
+		Audit: config.Audit{
+			Path: "/audit.jsonl", SyncInterval: time.Second, SigningKey: "/state/audit.key", CheckpointInterval: 5 * time.Minute, StrictStart: true,
+			Rotate: config.Rotate{MaxSize: 5 << 20, MaxAge: time.Hour, Keep: 7, KeepAge: 720 * time.Hour, KeepSize: 1 << 30},
+		},
 		Memory: config.Memory{Size: 64 << 20},
 		Cache:  config.Cache{Capacity: 1000000},
 	}
@@ -242,7 +245,10 @@ func TestByNumber(t *testing.T) {
 	if got := c.Backends[0].File.Path; got != "/etc/keyring" {
 		t.Errorf("keyring %s", got)
 	}
-	if want := (config.Audit{Path: "/etc/keybroker/log/audit.jsonl", SyncAlways: true}); c.Audit != want {
+	if want := (config.Audit{
+		Path: "/etc/keybroker/log/audit.jsonl", SyncAlways: true, SigningKey: "/etc/keybroker/log/.audit.jsonl.key", CheckpointInterval: time.Minute,
+		Rotate: config.Rotate{MaxSize: 256 << 20, MaxAge: 24 * time.Hour, Compress: true},
+	}); c.Audit != want {
 		t.Errorf("audit %+v", c.Audit)
 	}
 	for i, want := range []policy.Match{

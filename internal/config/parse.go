@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"time"
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v4"
@@ -80,7 +79,7 @@ func (w *walker) parse(data []byte) *Config {
 		at, _ := w.member(b.fields["listen"], "aws_kms")
 		w.warn(at, "no client with an access key", "a client with match: {aws: …}: as it is, every request here is refused")
 	}
-	c.Audit = Audit{SyncInterval: DefaultSyncInterval}
+	c.Audit = defaultAudit()
 	if v, ok := b.fields["audit"]; ok {
 		c.Audit = w.audit(v)
 	}
@@ -132,23 +131,6 @@ func (w *walker) hostname(root value) string {
 		w.problem(at, fmt.Sprintf("nothing, and the host's name is %s", quote(name)), nodeWant)
 	}
 	return name
-}
-
-func (w *walker) audit(v value) Audit {
-	b := w.block(v, "audit")
-	a := Audit{SyncInterval: DefaultSyncInterval}
-	b.made("path", &a.Path, 0o750)
-	sync, onFailure := "os", "deny"
-	b.oneOf("sync", &sync)
-	b.duration("sync_interval", &a.SyncInterval, time.Millisecond, time.Minute)
-	if a.SyncAlways = sync == "always"; a.SyncAlways {
-		a.SyncInterval = 0
-	}
-	b.oneOf("on_failure", &onFailure)
-	if a.AllowUnaudited = onFailure == "allow"; a.AllowUnaudited {
-		w.warn(b.fields["on_failure"], "allow, so that keys are given out unrecorded when the audit log cannot be written", "deny")
-	}
-	return a
 }
 
 // minMemory is the least memory.size: as much for what is cached as for keys in

@@ -94,9 +94,10 @@ func schema() map[string][]entry {
 		"audit": {
 			must("path"), oneOf(may("sync"), "os", "always"), of(may("sync_interval"), "sync", "os"),
 			oneOf(may("on_failure"), "deny", "allow"),
-			later("rotate"), later("signing_key"),
+			may("rotate"), may("signing_key"), may("checkpoint_interval"), may("strict_start"),
 		},
-		"memory": {oneOf(may("locked"), "require", "prefer"), may("size")},
-		"cache":  {may("capacity"), oneOf(may("handover"), "auto", "off"), later("persist")},
+		"audit.rotate": {may("max_size"), may("max_age"), may("keep"), may("keep_age"), may("keep_size"), may("compress")},
+		"memory":       {oneOf(may("locked"), "require", "prefer"), may("size")},
+		"cache":        {may("capacity"), oneOf(may("handover"), "auto", "off"), later("persist")},
 	}
 }

@@ -36,6 +36,7 @@ type Metrics struct {
 	auditErrors     prometheus.Counter
 	auditSync       prometheus.Histogram
 	auditHead       prometheus.Gauge
+	auditAlarms     *prometheus.CounterVec
 	reloadSuccess   prometheus.Gauge
 
 	// hot keeps the series of requests by their labels: to look one up by label
@@ -116,6 +117,9 @@ func New(version, revision, goVersion string) *Metrics {
 			Buckets: syncBuckets, NativeHistogramBucketFactor: nativeFactor,
 			NativeHistogramMaxBucketNumber: nativeMax, NativeHistogramMinResetDuration: nativeReset,
 		}),
+		auditAlarms: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "keybroker_audit_alarms_total", Help: "Starts that found the audit log changed while the broker was down.",
+		}, []string{"reason"}),
 		auditHead: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "keybroker_audit_head_seq", Help: "The number of the last audit record.",
 		}),
@@ -130,7 +134,7 @@ func New(version, revision, goVersion string) *Metrics {
 	m.reloadSuccess.Set(1)
 	m.Registry.MustRegister(
 		m.requests, m.requestDuration, m.lookups, m.entries, m.runway, m.backendRequests, m.backendDuration,
-		m.backendUp, m.breaker, m.kek, m.hedges, m.degraded, m.auditRecords, m.auditErrors, m.auditSync, m.auditHead, m.reloadSuccess, build,
+		m.backendUp, m.breaker, m.kek, m.hedges, m.degraded, m.auditRecords, m.auditErrors, m.auditSync, m.auditHead, m.auditAlarms, m.reloadSuccess, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	return m
@@ -282,6 +286,9 @@ func (m *Metrics) AuditSynced(took time.Duration) { m.auditSync.Observe(took.Sec
 
 // AuditHead notes the number of the last record.
 func (m *Metrics) AuditHead(seq uint64) { m.auditHead.Set(float64(seq)) }
+
+// AuditAlarm counts a start that found the log changed.
+func (m *Metrics) AuditAlarm(reason string) { m.auditAlarms.WithLabelValues(reason).Inc() }
 
 // Reloaded notes whether the configuration could be read.
 func (m *Metrics) Reloaded(ok bool) { m.reloadSuccess.Set(bit(ok)) }

@@ -332,7 +332,11 @@ type AuditStatus struct {
 	// Its hash, in hex.
 	HeadHash string `protobuf:"bytes,3,opt,name=head_hash,json=headHash,proto3" json:"head_hash,omitempty"`
 	// Empty while records can be written.
-	Error         string `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	Error string `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	// The key that signs now (golang.org/x/mod/sumdb/note).
+	PublicKey string `protobuf:"bytes,5,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	// The record that the last checkpoint is about; 0 if there is none yet.
+	SignedSeq     uint64 `protobuf:"varint,6,opt,name=signed_seq,json=signedSeq,proto3" json:"signed_seq,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -393,6 +397,20 @@ func (x *AuditStatus) GetError() string {
 		return x.Error
 	}
 	return ""
+}
+
+func (x *AuditStatus) GetPublicKey() string {
+	if x != nil {
+		return x.PublicKey
+	}
+	return ""
+}
+
+func (x *AuditStatus) GetSignedSeq() uint64 {
+	if x != nil {
+		return x.SignedSeq
+	}
+	return 0
 }
 
 type MemoryStatus struct {
@@ -645,6 +663,87 @@ func (x *ReloadResponse) GetWarnings() []string {
 	return nil
 }
 
+type RotateAuditRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateAuditRequest) Reset() {
+	*x = RotateAuditRequest{}
+	mi := &file_keybroker_v1_admin_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateAuditRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateAuditRequest) ProtoMessage() {}
+
+func (x *RotateAuditRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_keybroker_v1_admin_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateAuditRequest.ProtoReflect.Descriptor instead.
+func (*RotateAuditRequest) Descriptor() ([]byte, []int) {
+	return file_keybroker_v1_admin_proto_rawDescGZIP(), []int{10}
+}
+
+type RotateAuditResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The key that signs from now on.
+	PublicKey     string `protobuf:"bytes,1,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateAuditResponse) Reset() {
+	*x = RotateAuditResponse{}
+	mi := &file_keybroker_v1_admin_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateAuditResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateAuditResponse) ProtoMessage() {}
+
+func (x *RotateAuditResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_keybroker_v1_admin_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateAuditResponse.ProtoReflect.Descriptor instead.
+func (*RotateAuditResponse) Descriptor() ([]byte, []int) {
+	return file_keybroker_v1_admin_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *RotateAuditResponse) GetPublicKey() string {
+	if x != nil {
+		return x.PublicKey
+	}
+	return ""
+}
+
 type TailAuditRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Start with this record; 0 means with the next one to be written.
@@ -660,7 +759,7 @@ type TailAuditRequest struct {
 
 func (x *TailAuditRequest) Reset() {
 	*x = TailAuditRequest{}
-	mi := &file_keybroker_v1_admin_proto_msgTypes[10]
+	mi := &file_keybroker_v1_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -672,7 +771,7 @@ func (x *TailAuditRequest) String() string {
 func (*TailAuditRequest) ProtoMessage() {}
 
 func (x *TailAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_keybroker_v1_admin_proto_msgTypes[10]
+	mi := &file_keybroker_v1_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -685,7 +784,7 @@ func (x *TailAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailAuditRequest.ProtoReflect.Descriptor instead.
 func (*TailAuditRequest) Descriptor() ([]byte, []int) {
-	return file_keybroker_v1_admin_proto_rawDescGZIP(), []int{10}
+	return file_keybroker_v1_admin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *TailAuditRequest) GetFromSeq() uint64 {
@@ -720,7 +819,7 @@ type TailAuditResponse struct {
 
 func (x *TailAuditResponse) Reset() {
 	*x = TailAuditResponse{}
-	mi := &file_keybroker_v1_admin_proto_msgTypes[11]
+	mi := &file_keybroker_v1_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -732,7 +831,7 @@ func (x *TailAuditResponse) String() string {
 func (*TailAuditResponse) ProtoMessage() {}
 
 func (x *TailAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_keybroker_v1_admin_proto_msgTypes[11]
+	mi := &file_keybroker_v1_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -745,7 +844,7 @@ func (x *TailAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailAuditResponse.ProtoReflect.Descriptor instead.
 func (*TailAuditResponse) Descriptor() ([]byte, []int) {
-	return file_keybroker_v1_admin_proto_rawDescGZIP(), []int{11}
+	return file_keybroker_v1_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *TailAuditResponse) GetSeq() uint64 {
@@ -774,7 +873,7 @@ type DrillRequest struct {
 
 func (x *DrillRequest) Reset() {
 	*x = DrillRequest{}
-	mi := &file_keybroker_v1_admin_proto_msgTypes[12]
+	mi := &file_keybroker_v1_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -786,7 +885,7 @@ func (x *DrillRequest) String() string {
 func (*DrillRequest) ProtoMessage() {}
 
 func (x *DrillRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_keybroker_v1_admin_proto_msgTypes[12]
+	mi := &file_keybroker_v1_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -799,7 +898,7 @@ func (x *DrillRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrillRequest.ProtoReflect.Descriptor instead.
 func (*DrillRequest) Descriptor() ([]byte, []int) {
-	return file_keybroker_v1_admin_proto_rawDescGZIP(), []int{12}
+	return file_keybroker_v1_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DrillRequest) GetBackend() string {
@@ -827,7 +926,7 @@ type DrillResponse struct {
 
 func (x *DrillResponse) Reset() {
 	*x = DrillResponse{}
-	mi := &file_keybroker_v1_admin_proto_msgTypes[13]
+	mi := &file_keybroker_v1_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -839,7 +938,7 @@ func (x *DrillResponse) String() string {
 func (*DrillResponse) ProtoMessage() {}
 
 func (x *DrillResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_keybroker_v1_admin_proto_msgTypes[13]
+	mi := &file_keybroker_v1_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -852,7 +951,7 @@ func (x *DrillResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrillResponse.ProtoReflect.Descriptor instead.
 func (*DrillResponse) Descriptor() ([]byte, []int) {
-	return file_keybroker_v1_admin_proto_rawDescGZIP(), []int{13}
+	return file_keybroker_v1_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DrillResponse) GetLeft() *durationpb.Duration {
@@ -887,7 +986,7 @@ type DrillKey struct {
 
 func (x *DrillKey) Reset() {
 	*x = DrillKey{}
-	mi := &file_keybroker_v1_admin_proto_msgTypes[14]
+	mi := &file_keybroker_v1_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -899,7 +998,7 @@ func (x *DrillKey) String() string {
 func (*DrillKey) ProtoMessage() {}
 
 func (x *DrillKey) ProtoReflect() protoreflect.Message {
-	mi := &file_keybroker_v1_admin_proto_msgTypes[14]
+	mi := &file_keybroker_v1_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -912,7 +1011,7 @@ func (x *DrillKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrillKey.ProtoReflect.Descriptor instead.
 func (*DrillKey) Descriptor() ([]byte, []int) {
-	return file_keybroker_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_keybroker_v1_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DrillKey) GetKey() *KeyInfo {
@@ -988,12 +1087,16 @@ const file_keybroker_v1_admin_proto_rawDesc = "" +
 	"\x03_up\"C\n" +
 	"\vCacheStatus\x12\x18\n" +
 	"\aentries\x18\x01 \x01(\x04R\aentries\x12\x1a\n" +
-	"\bcapacity\x18\x02 \x01(\x04R\bcapacity\"o\n" +
+	"\bcapacity\x18\x02 \x01(\x04R\bcapacity\"\xad\x01\n" +
 	"\vAuditStatus\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x19\n" +
 	"\bhead_seq\x18\x02 \x01(\x04R\aheadSeq\x12\x1b\n" +
 	"\thead_hash\x18\x03 \x01(\tR\bheadHash\x12\x14\n" +
-	"\x05error\x18\x04 \x01(\tR\x05error\"o\n" +
+	"\x05error\x18\x04 \x01(\tR\x05error\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x05 \x01(\tR\tpublicKey\x12\x1d\n" +
+	"\n" +
+	"signed_seq\x18\x06 \x01(\x04R\tsignedSeq\"o\n" +
 	"\fMemoryStatus\x12\x14\n" +
 	"\x05arena\x18\x01 \x01(\tR\x05arena\x12\x1f\n" +
 	"\varena_bytes\x18\x02 \x01(\x04R\n" +
@@ -1007,7 +1110,11 @@ const file_keybroker_v1_admin_proto_rawDesc = "" +
 	"\rReloadRequest\"Q\n" +
 	"\x0eReloadResponse\x12#\n" +
 	"\rconfig_sha256\x18\x01 \x01(\tR\fconfigSha256\x12\x1a\n" +
-	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"^\n" +
+	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"\x14\n" +
+	"\x12RotateAuditRequest\"4\n" +
+	"\x13RotateAuditResponse\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x01 \x01(\tR\tpublicKey\"^\n" +
 	"\x10TailAuditRequest\x12\x19\n" +
 	"\bfrom_seq\x18\x01 \x01(\x04R\afromSeq\x12\x1b\n" +
 	"\tno_follow\x18\x02 \x01(\bR\bnoFollow\x12\x12\n" +
@@ -1028,14 +1135,15 @@ const file_keybroker_v1_admin_proto_rawDesc = "" +
 	"from_cache\x18\x03 \x01(\x04R\tfromCache\x12(\n" +
 	"\x10from_stale_cache\x18\x04 \x01(\x04R\x0efromStaleCache\x12!\n" +
 	"\ffrom_backend\x18\x05 \x01(\x04R\vfromBackend\x12\x16\n" +
-	"\x06failed\x18\x06 \x01(\x04R\x06failed2\xff\x02\n" +
+	"\x06failed\x18\x06 \x01(\x04R\x06failed2\xd3\x03\n" +
 	"\x05Admin\x12L\n" +
 	"\tGetStatus\x12\x1e.keybroker.v1.GetStatusRequest\x1a\x1f.keybroker.v1.GetStatusResponse\x12O\n" +
 	"\n" +
 	"PurgeCache\x12\x1f.keybroker.v1.PurgeCacheRequest\x1a .keybroker.v1.PurgeCacheResponse\x12C\n" +
 	"\x06Reload\x12\x1b.keybroker.v1.ReloadRequest\x1a\x1c.keybroker.v1.ReloadResponse\x12N\n" +
 	"\tTailAudit\x12\x1e.keybroker.v1.TailAuditRequest\x1a\x1f.keybroker.v1.TailAuditResponse0\x01\x12B\n" +
-	"\x05Drill\x12\x1a.keybroker.v1.DrillRequest\x1a\x1b.keybroker.v1.DrillResponse0\x01B?Z=github.com/keybroker/keybroker/proto/keybroker/v1;keybrokerv1b\x06proto3"
+	"\x05Drill\x12\x1a.keybroker.v1.DrillRequest\x1a\x1b.keybroker.v1.DrillResponse0\x01\x12R\n" +
+	"\vRotateAudit\x12 .keybroker.v1.RotateAuditRequest\x1a!.keybroker.v1.RotateAuditResponseB?Z=github.com/keybroker/keybroker/proto/keybroker/v1;keybrokerv1b\x06proto3"
 
 var (
 	file_keybroker_v1_admin_proto_rawDescOnce sync.Once
@@ -1049,7 +1157,7 @@ func file_keybroker_v1_admin_proto_rawDescGZIP() []byte {
 	return file_keybroker_v1_admin_proto_rawDescData
 }
 
-var file_keybroker_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_keybroker_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_keybroker_v1_admin_proto_goTypes = []any{
 	(*GetStatusRequest)(nil),      // 0: keybroker.v1.GetStatusRequest
 	(*GetStatusResponse)(nil),     // 1: keybroker.v1.GetStatusResponse
@@ -1061,41 +1169,45 @@ var file_keybroker_v1_admin_proto_goTypes = []any{
 	(*PurgeCacheResponse)(nil),    // 7: keybroker.v1.PurgeCacheResponse
 	(*ReloadRequest)(nil),         // 8: keybroker.v1.ReloadRequest
 	(*ReloadResponse)(nil),        // 9: keybroker.v1.ReloadResponse
-	(*TailAuditRequest)(nil),      // 10: keybroker.v1.TailAuditRequest
-	(*TailAuditResponse)(nil),     // 11: keybroker.v1.TailAuditResponse
-	(*DrillRequest)(nil),          // 12: keybroker.v1.DrillRequest
-	(*DrillResponse)(nil),         // 13: keybroker.v1.DrillResponse
-	(*DrillKey)(nil),              // 14: keybroker.v1.DrillKey
-	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
-	(*KeyInfo)(nil),               // 16: keybroker.v1.KeyInfo
-	(*durationpb.Duration)(nil),   // 17: google.protobuf.Duration
+	(*RotateAuditRequest)(nil),    // 10: keybroker.v1.RotateAuditRequest
+	(*RotateAuditResponse)(nil),   // 11: keybroker.v1.RotateAuditResponse
+	(*TailAuditRequest)(nil),      // 12: keybroker.v1.TailAuditRequest
+	(*TailAuditResponse)(nil),     // 13: keybroker.v1.TailAuditResponse
+	(*DrillRequest)(nil),          // 14: keybroker.v1.DrillRequest
+	(*DrillResponse)(nil),         // 15: keybroker.v1.DrillResponse
+	(*DrillKey)(nil),              // 16: keybroker.v1.DrillKey
+	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
+	(*KeyInfo)(nil),               // 18: keybroker.v1.KeyInfo
+	(*durationpb.Duration)(nil),   // 19: google.protobuf.Duration
 }
 var file_keybroker_v1_admin_proto_depIdxs = []int32{
-	15, // 0: keybroker.v1.GetStatusResponse.started_at:type_name -> google.protobuf.Timestamp
-	15, // 1: keybroker.v1.GetStatusResponse.config_loaded_at:type_name -> google.protobuf.Timestamp
+	17, // 0: keybroker.v1.GetStatusResponse.started_at:type_name -> google.protobuf.Timestamp
+	17, // 1: keybroker.v1.GetStatusResponse.config_loaded_at:type_name -> google.protobuf.Timestamp
 	2,  // 2: keybroker.v1.GetStatusResponse.backends:type_name -> keybroker.v1.BackendStatus
-	16, // 3: keybroker.v1.GetStatusResponse.keys:type_name -> keybroker.v1.KeyInfo
+	18, // 3: keybroker.v1.GetStatusResponse.keys:type_name -> keybroker.v1.KeyInfo
 	3,  // 4: keybroker.v1.GetStatusResponse.cache:type_name -> keybroker.v1.CacheStatus
 	4,  // 5: keybroker.v1.GetStatusResponse.audit:type_name -> keybroker.v1.AuditStatus
 	5,  // 6: keybroker.v1.GetStatusResponse.memory:type_name -> keybroker.v1.MemoryStatus
-	15, // 7: keybroker.v1.BackendStatus.last_success_at:type_name -> google.protobuf.Timestamp
-	15, // 8: keybroker.v1.BackendStatus.last_failure_at:type_name -> google.protobuf.Timestamp
-	17, // 9: keybroker.v1.DrillRequest.duration:type_name -> google.protobuf.Duration
-	17, // 10: keybroker.v1.DrillResponse.left:type_name -> google.protobuf.Duration
-	14, // 11: keybroker.v1.DrillResponse.keys:type_name -> keybroker.v1.DrillKey
-	16, // 12: keybroker.v1.DrillKey.key:type_name -> keybroker.v1.KeyInfo
+	17, // 7: keybroker.v1.BackendStatus.last_success_at:type_name -> google.protobuf.Timestamp
+	17, // 8: keybroker.v1.BackendStatus.last_failure_at:type_name -> google.protobuf.Timestamp
+	19, // 9: keybroker.v1.DrillRequest.duration:type_name -> google.protobuf.Duration
+	19, // 10: keybroker.v1.DrillResponse.left:type_name -> google.protobuf.Duration
+	16, // 11: keybroker.v1.DrillResponse.keys:type_name -> keybroker.v1.DrillKey
+	18, // 12: keybroker.v1.DrillKey.key:type_name -> keybroker.v1.KeyInfo
 	0,  // 13: keybroker.v1.Admin.GetStatus:input_type -> keybroker.v1.GetStatusRequest
 	6,  // 14: keybroker.v1.Admin.PurgeCache:input_type -> keybroker.v1.PurgeCacheRequest
 	8,  // 15: keybroker.v1.Admin.Reload:input_type -> keybroker.v1.ReloadRequest
-	10, // 16: keybroker.v1.Admin.TailAudit:input_type -> keybroker.v1.TailAuditRequest
-	12, // 17: keybroker.v1.Admin.Drill:input_type -> keybroker.v1.DrillRequest
-	1,  // 18: keybroker.v1.Admin.GetStatus:output_type -> keybroker.v1.GetStatusResponse
-	7,  // 19: keybroker.v1.Admin.PurgeCache:output_type -> keybroker.v1.PurgeCacheResponse
-	9,  // 20: keybroker.v1.Admin.Reload:output_type -> keybroker.v1.ReloadResponse
-	11, // 21: keybroker.v1.Admin.TailAudit:output_type -> keybroker.v1.TailAuditResponse
-	13, // 22: keybroker.v1.Admin.Drill:output_type -> keybroker.v1.DrillResponse
-	18, // [18:23] is the sub-list for method output_type
-	13, // [13:18] is the sub-list for method input_type
+	12, // 16: keybroker.v1.Admin.TailAudit:input_type -> keybroker.v1.TailAuditRequest
+	14, // 17: keybroker.v1.Admin.Drill:input_type -> keybroker.v1.DrillRequest
+	10, // 18: keybroker.v1.Admin.RotateAudit:input_type -> keybroker.v1.RotateAuditRequest
+	1,  // 19: keybroker.v1.Admin.GetStatus:output_type -> keybroker.v1.GetStatusResponse
+	7,  // 20: keybroker.v1.Admin.PurgeCache:output_type -> keybroker.v1.PurgeCacheResponse
+	9,  // 21: keybroker.v1.Admin.Reload:output_type -> keybroker.v1.ReloadResponse
+	13, // 22: keybroker.v1.Admin.TailAudit:output_type -> keybroker.v1.TailAuditResponse
+	15, // 23: keybroker.v1.Admin.Drill:output_type -> keybroker.v1.DrillResponse
+	11, // 24: keybroker.v1.Admin.RotateAudit:output_type -> keybroker.v1.RotateAuditResponse
+	19, // [19:25] is the sub-list for method output_type
+	13, // [13:19] is the sub-list for method input_type
 	13, // [13:13] is the sub-list for extension type_name
 	13, // [13:13] is the sub-list for extension extendee
 	0,  // [0:13] is the sub-list for field type_name
@@ -1114,7 +1226,7 @@ func file_keybroker_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_keybroker_v1_admin_proto_rawDesc), len(file_keybroker_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   15,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

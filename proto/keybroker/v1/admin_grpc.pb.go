@@ -19,11 +19,12 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Admin_GetStatus_FullMethodName  = "/keybroker.v1.Admin/GetStatus"
-	Admin_PurgeCache_FullMethodName = "/keybroker.v1.Admin/PurgeCache"
-	Admin_Reload_FullMethodName     = "/keybroker.v1.Admin/Reload"
-	Admin_TailAudit_FullMethodName  = "/keybroker.v1.Admin/TailAudit"
-	Admin_Drill_FullMethodName      = "/keybroker.v1.Admin/Drill"
+	Admin_GetStatus_FullMethodName   = "/keybroker.v1.Admin/GetStatus"
+	Admin_PurgeCache_FullMethodName  = "/keybroker.v1.Admin/PurgeCache"
+	Admin_Reload_FullMethodName      = "/keybroker.v1.Admin/Reload"
+	Admin_TailAudit_FullMethodName   = "/keybroker.v1.Admin/TailAudit"
+	Admin_Drill_FullMethodName       = "/keybroker.v1.Admin/Drill"
+	Admin_RotateAudit_FullMethodName = "/keybroker.v1.Admin/RotateAudit"
 )
 
 // AdminClient is the client API for Admin service.
@@ -46,6 +47,9 @@ type AdminClient interface {
 	// Drill treats a backend as gone, in this broker only, for a while, and reports
 	// once a second and at the end what still works. It ends with the stream.
 	Drill(ctx context.Context, in *DrillRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DrillResponse], error)
+	// RotateAudit has the audit log go on in a new file, signed by a new key. It needs
+	// the right reload.
+	RotateAudit(ctx context.Context, in *RotateAuditRequest, opts ...grpc.CallOption) (*RotateAuditResponse, error)
 }
 
 type adminClient struct {
@@ -124,6 +128,16 @@ func (c *adminClient) Drill(ctx context.Context, in *DrillRequest, opts ...grpc.
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Admin_DrillClient = grpc.ServerStreamingClient[DrillResponse]
 
+func (c *adminClient) RotateAudit(ctx context.Context, in *RotateAuditRequest, opts ...grpc.CallOption) (*RotateAuditResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RotateAuditResponse)
+	err := c.cc.Invoke(ctx, Admin_RotateAudit_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServer is the server API for Admin service.
 // All implementations must embed UnimplementedAdminServer
 // for forward compatibility.
@@ -144,6 +158,9 @@ type AdminServer interface {
 	// Drill treats a backend as gone, in this broker only, for a while, and reports
 	// once a second and at the end what still works. It ends with the stream.
 	Drill(*DrillRequest, grpc.ServerStreamingServer[DrillResponse]) error
+	// RotateAudit has the audit log go on in a new file, signed by a new key. It needs
+	// the right reload.
+	RotateAudit(context.Context, *RotateAuditRequest) (*RotateAuditResponse, error)
 	mustEmbedUnimplementedAdminServer()
 }
 
@@ -168,6 +185,9 @@ func (UnimplementedAdminServer) TailAudit(*TailAuditRequest, grpc.ServerStreamin
 }
 func (UnimplementedAdminServer) Drill(*DrillRequest, grpc.ServerStreamingServer[DrillResponse]) error {
 	return status.Error(codes.Unimplemented, "method Drill not implemented")
+}
+func (UnimplementedAdminServer) RotateAudit(context.Context, *RotateAuditRequest) (*RotateAuditResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RotateAudit not implemented")
 }
 func (UnimplementedAdminServer) mustEmbedUnimplementedAdminServer() {}
 func (UnimplementedAdminServer) testEmbeddedByValue()               {}
@@ -266,6 +286,24 @@ func _Admin_Drill_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Admin_DrillServer = grpc.ServerStreamingServer[DrillResponse]
 
+func _Admin_RotateAudit_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RotateAuditRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).RotateAudit(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_RotateAudit_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).RotateAudit(ctx, req.(*RotateAuditRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Admin_ServiceDesc is the grpc.ServiceDesc for Admin service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -284,6 +322,10 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Reload",
 			Handler:    _Admin_Reload_Handler,
+		},
+		{
+			MethodName: "RotateAudit",
+			Handler:    _Admin_RotateAudit_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
