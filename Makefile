@@ -57,6 +57,17 @@ integration: build $(TOOLS)/vaultserver moto awsclients tikvclient ## the same b
 		KEYBROKER_AWSCLI=$(TOOLS)/awsclients/bin/aws KEYBROKER_TIKVCLIENT=$(TOOLS)/tikvclient/bin/tikvclient \
 		go test -count=1 -timeout 20m -run '$(RUN)' ./...
 
+# Where the tables of the outages are written to, and their curves beside it.
+OUTAGE_TABLE ?= integration/results/outage.md
+OUTAGE_DATA  := $(CURDIR)/integration/results
+.PHONY: outage
+outage: build $(TOOLS)/vaultserver moto ## all KMSs gone for half an hour by a fake clock and for a minute for real: tables and curves
+	@mkdir -p $(dir $(OUTAGE_TABLE)) $(OUTAGE_DATA)
+	KEYBROKER_OUTAGE_CURVES=$(OUTAGE_DATA)/outage.json go test -count=1 -run '^TestOutageCurve$$' ./broker
+	cd integration && KEYBROKER_BIN=$(CURDIR)/bin/keybroker KEYBROKER_VAULTSERVER=$(TOOLS)/vaultserver \
+		KEYBROKER_MOTO=$(TOOLS)/venv/bin/moto_server KEYBROKER_OUTAGE_CURVES=$(OUTAGE_DATA)/outage.json \
+		KEYBROKER_OUTAGE_TABLE=$(abspath $(OUTAGE_TABLE)) go test -count=1 -run '^TestOutage$$' .
+
 # moto needs Python. Without it the tests that need moto say so and are skipped,
 # but in CI that is an error.
 .PHONY: moto

@@ -34,19 +34,27 @@ type outcome struct {
 	err error
 }
 
-// tally is what came of the calls that began within one curveStep.
-type tally struct{ Calls, Failed int }
+// tally is what came of calls: of those that began within each curveStep, and when
+// the first and the last began that failed.
+type tally struct {
+	Steps       []struct{ Calls, Failed int }
+	First, Last time.Duration
+}
 
-func tallyOf(calls []outcome) []tally {
-	steps := make([]tally, curveEnd/curveStep)
+func tallyOf(calls []outcome) tally {
+	t := tally{Steps: make([]struct{ Calls, Failed int }, curveEnd/curveStep)}
 	for _, c := range calls {
-		s := &steps[c.at/curveStep]
+		s := &t.Steps[c.at/curveStep]
 		s.Calls++
-		if c.err != nil {
-			s.Failed++
+		if c.err == nil {
+			continue
 		}
+		if t.Last = c.at; t.First == 0 {
+			t.First = c.at
+		}
+		s.Failed++
 	}
-	return steps
+	return t
 }
 
 // curve is a Broker under load, its keys and what it answered.
@@ -203,7 +211,7 @@ func TestOutageCurve(t *testing.T) {
 	if path != "" {
 		every = 50 * time.Millisecond
 	}
-	curves := map[string]map[string][]tally{}
+	curves := map[string]map[string]tally{}
 	for _, c := range []struct {
 		name   string
 		change func(*broker.Key)
@@ -241,7 +249,7 @@ func TestOutageCurve(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				got := runCurve(t, every, c.change)
 				c.check(t, got)
-				curves[c.name] = map[string][]tally{"unwrap": tallyOf(got.unwraps), "generate": tallyOf(got.generates)}
+				curves[c.name] = map[string]tally{"unwrap": tallyOf(got.unwraps), "generate": tallyOf(got.generates)}
 			})
 		})
 	}
