@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -135,7 +136,7 @@ func printStatus(w io.Writer, s *keybrokerv1.GetStatusResponse, now time.Time, c
 	about.row("memory", memory)
 
 	var backends table
-	backends.head("BACKEND", "TYPE", "STATE", "LAST SUCCESS", "LAST FAILURE")
+	backends.head("BACKEND", "TYPE", "STATE", "WITHOUT IT", "LAST SUCCESS", "LAST FAILURE")
 	for _, b := range s.Backends {
 		state := cell{"not asked yet", plain}
 		switch {
@@ -153,10 +154,43 @@ func printStatus(w io.Writer, s *keybrokerv1.GetStatusResponse, now time.Time, c
 		if b.LastSuccessAt != nil {
 			success = since(b.LastSuccessAt, now) + " ago"
 		}
-		backends.row(b.Name, b.Type, state, success, failure)
+		backends.row(b.Name, b.Type, state, without(b.Name, s.Keys, now), success, failure)
 	}
 	_, err := fmt.Fprintf(w, "%s\n%s\n%s", about.render(colour), backends.render(colour), keyTable(s.Keys, now).render(colour))
 	return err
+}
+
+// without is how long unwrapping goes on if a backend vanishes now, by the key that
+// lasts the shortest: one that another recipient opens is served as before.
+func without(backend string, keys []*keybrokerv1.KeyInfo, now time.Time) cell {
+	uses, shortest, which := false, time.Duration(-1), ""
+	for _, k := range keys {
+		in := func(r *keybrokerv1.Recipient) bool { return r.Backend == backend }
+		if !slices.ContainsFunc(k.Recipients, in) {
+			continue
+		}
+		uses = true
+		if slices.ContainsFunc(k.Recipients, func(r *keybrokerv1.Recipient) bool { return !in(r) && !unusable(r) }) {
+			continue
+		}
+		var lasts time.Duration
+		if k.StaleUntil != nil {
+			lasts = max(0, k.StaleUntil.AsTime().Sub(now))
+		}
+		if shortest < 0 || lasts < shortest {
+			shortest, which = lasts, k.Name
+		}
+	}
+	switch {
+	case !uses:
+		return cell{"-", plain}
+	case shortest < 0:
+		return cell{"goes on", good}
+	case shortest == 0:
+		return cell{"nothing (" + which + ")", bad}
+	default:
+		return cell{duration(shortest) + " (" + which + ")", warn}
+	}
 }
 
 // since is how long ago t was.
