@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 )
 
 const (
@@ -24,12 +25,13 @@ func (r *record) follows(at link) bool { return r.seq == at.seq+1 && r.prev == a
 
 // checker is one run of Files.
 type checker struct {
-	expect    *Head
-	expectMet bool
-	progress  func(done, total int64)
-	told      int64 // what progress was told last
-	total     int64
-	result    Result
+	expected []*known            // in the order in which they were given
+	known    map[uint64][]*known // the same by number
+	signers  signers
+	progress func(done, total int64)
+	told     int64 // what progress was told last
+	total    int64
+	result   Result
 
 	parser parser
 	record record // of the line that is read; kept for its memory alone
@@ -81,20 +83,28 @@ func (c *checker) check(ctx context.Context, f, next *file) error {
 	if next != nil && next.first != nil && next.first.repair && !next.accountsForOther {
 		claim = &next.first.former
 	}
-	body, met := f.size, claim == nil || claim.tail == 0
-	if !met && claim.tail <= f.size {
+	body, met := int64(math.MaxInt64), claim == nil || claim.tail == 0
+	if !met {
 		var err error
 		if met, err = f.endsIn(ctx, claim.tail, *claim); err != nil {
 			return err
 		}
 		if met {
-			body -= claim.tail
+			body = f.size - claim.tail
 		}
 	}
-	in := newLines(io.NewSectionReader(f, 0, body))
+	whole := f.content(ctx)
+	defer whole.close()
+	in := newLines(io.LimitReader(whole, body))
 	for {
 		l, err := in.next()
 		if errors.Is(err, io.EOF) {
+			c.end(in.n, next, claim, met)
+			break
+		}
+		if damage, ok := errors.AsType[*damageError](err); ok {
+			c.damaged(damage, in.n, next)
+			met = false
 			break
 		}
 		if err != nil {
@@ -103,22 +113,32 @@ func (c *checker) check(ctx context.Context, f, next *file) error {
 		if l.unfinished && next == nil {
 			l = f.await(ctx, l)
 		}
-		if in.n%1024 == 0 {
-			if err := ctx.Err(); err != nil {
-				return fmt.Errorf("read %s: %w", f.path, err)
-			}
-		}
 		c.line(l, in.n)
-		c.result.Bytes += l.size
+		c.result.Bytes = c.begun + whole.stored.read.Load()
 		c.tell(false)
 	}
-	c.end(in.n, next, claim, met)
-	c.result.Bytes = c.begun + f.size
+	c.result.Bytes = c.begun + f.stored
 	c.tail = 0
 	if claim != nil && met {
 		c.tail = claim.tail
 	}
 	return nil
+}
+
+// damaged reports that what comes after the line before n cannot be read, and
+// counts the records that must be there.
+func (c *checker) damaged(damage error, n int, next *file) {
+	c.flush()
+	at := Finding{File: c.file.path, Line: n, What: "from here on, the file cannot be read: " + damage.Error()}
+	if c.base.seq > 0 {
+		at.Seq = c.base.seq + c.reported + 1
+	}
+	if next != nil && at.Seq > 0 && next.begins() > at.Seq {
+		at.What += "; " + records(at.Seq, next.begins()-1, "should be there", "should be there")
+		c.reported += next.begins() - at.Seq
+	}
+	c.problem(at)
+	c.last, c.lossBefore = link{}, 0
 }
 
 // line checks the line n of the file.
@@ -151,6 +171,7 @@ func (c *checker) line(l line, n int) {
 func (c *checker) place(r *record, at Finding) bool {
 	if c.result.FirstSeq == 0 {
 		c.result.FirstSeq = r.seq
+		c.compare(r.seq-1, &r.prev, at)
 		switch {
 		case r.seq > 1:
 			at.What = fmt.Sprintf("what is checked begins here: the records before %d were not given, so the hash that it names could not be compared", r.seq)
@@ -229,13 +250,14 @@ func (c *checker) describe(r *record, at Finding, fits bool) {
 		at.What = fmt.Sprintf("this program does not know its member %s, nor what that means; it is protected as all others are", r.unknown)
 		c.note(at)
 	}
-	if e := c.expect; e != nil && e.Seq == r.seq {
-		if hash := fmt.Sprintf("%x", e.Hash); hash != string(r.hash[:]) {
-			at.What = fmt.Sprintf("its hash is %s, and %s is known from elsewhere: it, or a record before it, is not the one that was written", r.hash[:], hash)
-			c.problem(at)
-		}
-		c.expectMet = true
+	if string(r.event) == eventAlarm {
+		at.What = fmt.Sprintf("the broker raised an alarm, %.64q; read its detail", r.reason)
+		c.note(at)
 	}
+	if fits || r.seq > c.high.seq { // no copy
+		c.signature(r, at)
+	}
+	c.compare(r.seq, &r.hash, at)
 }
 
 func (c *checker) describeRepair(r *record, at Finding) {

@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -19,7 +20,13 @@ type file struct {
 	*os.File
 	path string
 	info os.FileInfo
-	size int64 // as it was when Files began
+	// stored is its size as it was when Files began.
+	stored      int64
+	compression compression
+	// size is how many bytes it holds, decompressed; -1 as long as that is not
+	// known. damaged: it cannot be decompressed as a whole.
+	size    int64
+	damaged bool
 	// first is the first whole record; nil if there is none.
 	first *opening
 	// flaw is what is wrong with the first line, if that is no record; hint is
@@ -50,6 +57,13 @@ func (o *opening) follows(at link) bool { return o.seq == at.seq+1 && o.prev == 
 func (c *checker) openAll(ctx context.Context, paths []string) (files []*file, err error) {
 	for _, path := range paths {
 		info, err := os.Stat(path)
+		if compressed := compressedMeanwhile(path); errors.Is(err, os.ErrNotExist) && compressed != "" {
+			path = compressed
+			info, err = os.Stat(path)
+		} else if of := compressionOfAnother(path, paths); of != "" {
+			c.note(Finding{File: path, What: "it is not read: " + of + ", of which it should be the compression, was given too"})
+			continue
+		}
 		if err != nil {
 			return files, err
 		}
@@ -69,7 +83,16 @@ func (c *checker) openAll(ctx context.Context, paths []string) (files []*file, e
 		if f.info, err = f.Stat(); err != nil { // of what was opened
 			return files, err
 		}
-		f.size = f.info.Size()
+		f.stored = f.info.Size()
+		begin := make([]byte, 4)
+		n, err := f.ReadAt(begin, 0)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return files, err
+		}
+		f.size = f.stored
+		if f.compression = compressionOf(path, begin[:n]); f.compression != "" {
+			f.size = -1
+		}
 		if err := c.readFirst(ctx, f); err != nil {
 			return files, fmt.Errorf("read %s: %w", path, err)
 		}
@@ -78,15 +101,48 @@ func (c *checker) openAll(ctx context.Context, paths []string) (files []*file, e
 	return files, nil
 }
 
+// compressedMeanwhile returns the path of the compressed file that took the place
+// of the one at path, if there is one.
+func compressedMeanwhile(path string) string {
+	for _, c := range []compression{zstded, gzipped} {
+		if _, err := os.Stat(path + string(c)); err == nil {
+			return path + string(c)
+		}
+	}
+	return ""
+}
+
+// compressionOfAnother returns that one of paths of which the file at path is a
+// compression that is not finished, or whose original is still there.
+func compressionOfAnother(path string, paths []string) string {
+	for _, c := range []compression{zstded, gzipped} {
+		original, ok := strings.CutSuffix(path, string(c))
+		if !ok || !slices.Contains(paths, original) {
+			continue
+		}
+		if _, err := os.Stat(original); err == nil {
+			return original
+		}
+	}
+	return ""
+}
+
 // readFirst finds f's first whole record.
 func (c *checker) readFirst(ctx context.Context, f *file) error {
-	in := newLines(io.NewSectionReader(f, 0, f.size))
+	whole := f.content(ctx)
+	defer whole.close()
+	in := newLines(whole)
 	for {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
 		l, err := in.next()
 		if errors.Is(err, io.EOF) {
+			if in.n == 0 {
+				f.size = 0
+			}
+			return nil
+		}
+		if damage, ok := errors.AsType[*damageError](err); ok {
+			f.damaged = true
+			f.flaw = cmp.Or(f.flaw, error(damage))
 			return nil
 		}
 		if err != nil {
@@ -129,6 +185,8 @@ func (c *checker) order(ctx context.Context, files []*file) ([]*file, error) {
 			case found:
 			case f.hint > 0:
 				ordered = append(ordered, f)
+			case f.damaged && errors.As(f.flaw, new(*damageError)):
+				c.problem(Finding{File: f.path, What: "no record can be read from it: " + f.flaw.Error()})
 			default:
 				c.problem(Finding{File: f.path, Line: 1, What: "no line of the file is a record; of the first one: " + f.flaw.Error()})
 			}
@@ -137,7 +195,7 @@ func (c *checker) order(ctx context.Context, files []*file) ([]*file, error) {
 		}
 	}
 	for _, f := range ordered {
-		c.total += f.size
+		c.total += f.stored
 	}
 	slices.SortStableFunc(ordered, func(a, b *file) int { return cmp.Compare(a.begins(), b.begins()) })
 	return ordered, nil
@@ -177,38 +235,63 @@ func (c *checker) accountedFor(ctx context.Context, f *file, files []*file) (boo
 		if by.first == nil || !by.first.repair || by.accountsForOther {
 			continue
 		}
-		ok, err := f.endsIn(ctx, f.size, by.first.former)
+		size, err := f.length(ctx)
+		if err != nil {
+			return false, err
+		}
+		ok, err := f.endsIn(ctx, size, by.first.former)
 		if err != nil {
 			return false, err
 		}
 		if ok {
 			by.accountsForOther = true
 			c.note(Finding{File: f.path, What: fmt.Sprintf(
-				"its %d bytes are no record, as record %d (%s:1) says", f.size, by.first.seq, by.path)})
+				"its %d bytes are no record, as record %d (%s:1) says", size, by.first.seq, by.path)})
 			return true, nil
 		}
 	}
 	return false, nil
 }
 
+// length returns how many bytes f holds; of a damaged one, 0.
+func (f *file) length(ctx context.Context) (int64, error) {
+	if f.size >= 0 || f.damaged {
+		return max(f.size, 0), nil
+	}
+	whole := f.content(ctx)
+	defer whole.close()
+	n, err := io.Copy(io.Discard, whole)
+	if _, ok := errors.AsType[*damageError](err); ok {
+		f.damaged = true
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read %s: %w", f.path, err)
+	}
+	f.size = n
+	return n, nil
+}
+
 // endsIn tells whether the tail that a accounts for is of n bytes and what f
 // ends in.
 func (f *file) endsIn(ctx context.Context, n int64, a account) (bool, error) {
-	if n <= 0 || a.tail != n || n > f.size {
+	if n <= 0 || a.tail != n {
 		return false, nil
 	}
-	sum := sha256.New()
-	in := io.NewSectionReader(f, f.size-n, n)
-	for buf := make([]byte, bufferSize); ; {
-		read, err := in.Read(buf)
-		sum.Write(buf[:read])
-		if errors.Is(err, io.EOF) {
-			return hex.EncodeToString(sum.Sum(nil)) == string(a.sum), nil
-		}
-		if err = cmp.Or(err, ctx.Err()); err != nil {
-			return false, fmt.Errorf("read %s: %w", f.path, err)
-		}
+	size, err := f.length(ctx)
+	if err != nil || n > size {
+		return false, err
 	}
+	whole := f.content(ctx)
+	defer whole.close()
+	if err := whole.skip(size - n); err != nil {
+		return false, fmt.Errorf("read %s: %w", f.path, err)
+	}
+	sum := sha256.New()
+	if _, err := io.CopyBuffer(struct{ io.Writer }{sum}, whole, make([]byte, bufferSize)); err != nil {
+		return false, fmt.Errorf("read %s: %w", f.path, err)
+	}
+	return hex.EncodeToString(sum.Sum(nil)) == string(a.sum), nil
 }
 
 // await waits for the line at the end of a file that a broker may be writing
@@ -219,13 +302,13 @@ func (f *file) await(ctx context.Context, l line) line {
 		attempts = 10
 		pause    = 20 * time.Millisecond
 	)
-	if l.size >= maxLine || l.holdsNUL {
+	if f.compression != "" || l.size >= maxLine || l.holdsNUL {
 		return l
 	}
 	text := make([]byte, maxLine)
 	begun := copy(text, l.text)
 	for range attempts {
-		n, err := f.ReadAt(text[begun:], f.size)
+		n, err := f.ReadAt(text[begun:], f.stored)
 		if err != nil && !errors.Is(err, io.EOF) {
 			return l
 		}

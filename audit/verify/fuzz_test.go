@@ -51,7 +51,8 @@ func testLine(t *testing.T, b []byte) {
 		Seq                       uint64
 		Time, Event, Reason, Prev string
 		Hash                      string
-		Log                       string
+		Log, Checkpoint           string
+		PublicKey                 string `json:"public_key"`
 		Former                    struct {
 			Tail   int64  `json:"tail_bytes"`
 			Sum    string `json:"tail_sha256"`
@@ -69,6 +70,7 @@ func testLine(t *testing.T, b []byte) {
 	}
 	if r.seq != want.Seq || string(r.prev[:]) != want.Prev || string(r.hash[:]) != want.Hash ||
 		text(r.time) != want.Time || text(r.event) != want.Event || text(r.reason) != want.Reason || text(r.logID) != want.Log ||
+		unescape(r.checkpoint) != want.Checkpoint || unescape(r.publicKey) != want.PublicKey ||
 		r.former.tail != want.Former.Tail || string(r.former.sum) != want.Former.Sum || r.former.syncedSeq != want.Former.Synced {
 		t.Fatalf("read %+v, want %+v", r, want)
 	}
@@ -104,8 +106,8 @@ func kindOf(name string) string {
 		return "hash"
 	case "client", "context", "former":
 		return "object"
-	case "log":
-		return "id"
+	case "log", "checkpoint", "public_key":
+		return "some text"
 	case "node", "event", "outcome", "code", "reason", "key", "envelope", "source", "backend", "kek", "request_id",
 		"boot_id", "detail", "former.file",
 		"client.name", "client.method", "client.exe", "client.spiffe_id", "client.access_key_id", "client.addr":
@@ -294,7 +296,7 @@ func (r *documentReader) scalar(kind string) string {
 		switch kind {
 		case "string":
 			ok = true
-		case "id":
+		case "some text":
 			ok = v != ""
 		case "hash":
 			ok = sha256Hex.MatchString(v)

@@ -39,6 +39,9 @@ type record struct {
 	reason []byte // escaped as in the line
 	logID  []byte // escaped as in the line; nil if there is none
 	former account
+	// checkpoint and publicKey are escaped as in the line; nil if there are none.
+	checkpoint []byte
+	publicKey  []byte
 	// unknown is the first member that this program does not know; nil if there
 	// is none.
 	unknown []byte
@@ -159,6 +162,8 @@ const (
 	mDetail
 	mLog
 	mFormer
+	mCheckpoint
+	mPublicKey
 
 	required = mV | mSeq | mTime | mNode | mEvent | mOutcome | mPrev
 )
@@ -214,6 +219,10 @@ func topMember(name []byte) member {
 		return mLog
 	case "former":
 		return mFormer
+	case "checkpoint":
+		return mCheckpoint
+	case "public_key":
+		return mPublicKey
 	}
 	return 0
 }
@@ -260,9 +269,11 @@ func (p *parser) body(r *record) error {
 		case mReason:
 			r.reason, err = p.text()
 		case mLog:
-			if r.logID, err = p.text(); err == nil && len(r.logID) == 0 {
-				err = errors.New("its member log is empty")
-			}
+			r.logID, err = p.someText(name)
+		case mCheckpoint:
+			r.checkpoint, err = p.someText(name)
+		case mPublicKey:
+			r.publicKey, err = p.someText(name)
 		case mLatency, mCount:
 			_, err = p.number(math.MaxUint64)
 		case mClient:
@@ -546,6 +557,15 @@ func (p *parser) text() ([]byte, error) {
 		}
 	}
 	return nil, errString
+}
+
+// someText reads a string that is not empty, of the member name.
+func (p *parser) someText(name []byte) ([]byte, error) {
+	text, err := p.text()
+	if err == nil && len(text) == 0 {
+		err = fmt.Errorf("its member %s is empty", name)
+	}
+	return text, err
 }
 
 // escape reads \" \\ \n \r \t, or \u00 and two lower-case digits for another

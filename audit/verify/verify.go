@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // MaxFindings is how many problems, and how many notes, a Result holds.
@@ -22,6 +23,15 @@ type Options struct {
 	// log cannot write. Without one, nobody can tell that records are missing at
 	// the log's end, or that all of it from some record on was written anew.
 	ExpectHead *Head
+	// Checkpoints were kept likewise, or come from the broker itself. The log must
+	// have the record of each, and the key that signed the log then must have
+	// signed it.
+	Checkpoints []*Checkpoint
+	// Key must have signed a checkpoint in the files. From there on, only it signs,
+	// and the keys that it, and each of them in turn, announces when the log is
+	// rotated. If it is nil, the first key in the files has its place: then
+	// signatures show that the log is in itself consistent, but not whose it is.
+	Key *Key
 	// Progress is called, now and then and at the end, with how many bytes were
 	// checked and how many there are. It must not block.
 	Progress func(done, total int64)
@@ -31,7 +41,8 @@ type Options struct {
 type Result struct {
 	// LogID is the log's random id; empty if no file names it.
 	LogID string
-	// Files and Bytes are what was read, Records how many whole records it holds.
+	// Files and Bytes are what was read, as it is on disk; Records is how many
+	// whole records it holds.
 	Files   int
 	Bytes   int64
 	Records uint64
@@ -44,6 +55,8 @@ type Result struct {
 	// Lost is how many records are missing though a repair record says openly
 	// that they were not known to be on disk: a sync had failed.
 	Lost uint64
+	// Signed is how far the checkpoints in the files vouch for it.
+	Signed Signed
 
 	// Problems are what must not be in a log, in the order of the chain: the
 	// first MaxFindings of ProblemCount. One cause has one problem if possible,
@@ -56,12 +69,30 @@ type Result struct {
 	NoteCount int
 }
 
+// Signed is what the keys that Options.Key describes have signed.
+type Signed struct {
+	// Seq is the last record that a checkpoint covers, and with it all before; 0 if
+	// there is none, and then all else is zero too. Time is when it was made, by
+	// the clock of the host.
+	Seq  uint64
+	Time time.Time
+	// Checkpoints is how many there are, and Keys how many keys signed them.
+	Checkpoints uint64
+	Keys        int
+	// First and Last signed the first and the last of them. Current is the one to
+	// sign the next: Last, or the key that Last announced.
+	First, Last, Current string
+	// Unsigned is how many records come after Seq.
+	Unsigned uint64
+}
+
 // OK tells whether the log is whole, from FirstSeq to Head.
 func (r *Result) OK() bool { return r.ProblemCount == 0 }
 
 // Finding is something at one place of the log.
 type Finding struct {
-	// File is the path as it was given.
+	// File is the path as it was given; of a checkpoint, what ParseCheckpoint was
+	// told that it is from.
 	File string
 	// Line begins with 1; 0 if it is about the file as a whole.
 	Line int
@@ -87,7 +118,9 @@ func (f Finding) String() string {
 
 // Files checks the files of one log, which may be given in any order. It needs
 // memory for a few lines, however long the files and their lines are, and an open
-// file for each of them.
+// file for each of them. Files that end in .gz or .zst, or begin as such do, are
+// decompressed as they are read, which needs up to some 100 MiB more if whoever
+// compressed them wants that. Of FILE and FILE.zst, FILE alone is read.
 //
 // A file that a broker writes meanwhile is checked as far as it was when Files
 // began. The line at its end, if it is being written just then, is waited for,
@@ -102,7 +135,10 @@ func Files(ctx context.Context, paths []string, o Options) (*Result, error) {
 	if o.ExpectHead != nil && o.ExpectHead.Seq == 0 {
 		return nil, errors.New("the expected head has no record number; records are counted from 1")
 	}
-	c := &checker{expect: o.ExpectHead, progress: o.Progress}
+	c := &checker{progress: o.Progress, signers: signers{given: o.Key}, known: map[uint64][]*known{}}
+	if o.ExpectHead != nil {
+		c.expect(&known{Head: *o.ExpectHead, from: "known from elsewhere"})
+	}
 	files, err := c.openAll(ctx, paths)
 	defer func() {
 		for _, f := range files {
@@ -115,6 +151,14 @@ func Files(ctx context.Context, paths []string, o Options) (*Result, error) {
 	ordered, err := c.order(ctx, files)
 	if err != nil {
 		return nil, err
+	}
+	for _, cp := range o.Checkpoints {
+		if cp.logID != c.logID {
+			c.problem(Finding{File: cp.from, Seq: cp.head.Seq, What: fmt.Sprintf(
+				"the checkpoint is of another log: its id is %s, that of the files %.64q", cp.logID, c.logID)})
+			continue
+		}
+		c.expect(&known{Head: cp.head, from: "known from the checkpoint " + cp.from, checkpoint: cp})
 	}
 	for i, f := range ordered {
 		var next *file
@@ -132,6 +176,11 @@ func Files(ctx context.Context, paths []string, o Options) (*Result, error) {
 	return &c.result, nil
 }
 
+func (c *checker) expect(k *known) {
+	c.expected = append(c.expected, k)
+	c.known[k.Seq] = append(c.known[k.Seq], k)
+}
+
 // finish holds what can only be told of the log as a whole.
 func (c *checker) finish(paths []string) {
 	r := &c.result
@@ -144,16 +193,23 @@ func (c *checker) finish(paths []string) {
 	if r.Records == 0 {
 		c.problem(Finding{File: last, What: "no record was found, and a log has at least one"})
 	}
-	switch e := c.expect; {
-	case e == nil || c.expectMet:
-	case e.Seq > r.Head.Seq:
-		c.problem(Finding{File: last, Seq: e.Seq, What: fmt.Sprintf(
-			"the log ends with record %d, and record %d is known from elsewhere: records were removed at the end, or the newest file was not given", r.Head.Seq, e.Seq)})
-	case e.Seq < r.FirstSeq:
-		c.problem(Finding{File: last, Seq: e.Seq, What: fmt.Sprintf(
-			"the files begin with record %d, so record %d, which is known from elsewhere, cannot be compared: give the older files too", r.FirstSeq, e.Seq)})
-	default:
-		c.problem(Finding{File: last, Seq: e.Seq, What: fmt.Sprintf("record %d, which is known from elsewhere, is not in the files", e.Seq)})
+	for _, k := range c.expected {
+		switch at := (Finding{File: last, Seq: k.Seq}); {
+		case k.met:
+		case k.Seq > r.Head.Seq:
+			at.What = fmt.Sprintf("the log ends with record %d, and record %d is %s: records were removed at the end, or the newest file was not given", r.Head.Seq, k.Seq, k.from)
+			c.problem(at)
+		case k.Seq < r.FirstSeq:
+			at.What = fmt.Sprintf("the files begin with record %d, so record %d, which is %s, cannot be compared: give the older files too", r.FirstSeq, k.Seq, k.from)
+			c.problem(at)
+		default:
+			at.What = fmt.Sprintf("record %d, which is %s, is not in the files", k.Seq, k.from)
+			c.problem(at)
+		}
+	}
+	c.finishSigned(last)
+	if r.Signed.Seq > 0 {
+		r.Signed.Unsigned = r.Head.Seq - r.Signed.Seq
 	}
 	c.tell(true)
 }

@@ -482,8 +482,8 @@ func TestNotes(t *testing.T) {
 			return append(lines, c.unwrap(), c.unwrap())
 		}, []string{"a:3 seq 3: its time, 2026-01-02T02:04:05.003000006Z, is before that of the record before it, 2026-01-02T03:04:05.002000006Z: the clock was set"}},
 		{"a member that is not known", func(c *chain) []string {
-			return []string{c.create(), c.line(`"event":"x","outcome":"ok","checkpoint":{"size":5,"note":["a",true,null,-3,{}]}`), c.line(`"event":"x","outcome":"ok","checkpoint":""`)}
-		}, []string{"a:2 seq 2: this program does not know its member checkpoint"}},
+			return []string{c.create(), c.line(`"event":"x","outcome":"ok","witness":{"size":5,"note":["a",true,null,-3,{}]}`), c.line(`"event":"x","outcome":"ok","witness":""`)}
+		}, []string{"a:2 seq 2: this program does not know its member witness"}},
 		{"a member of the client that is not known", func(c *chain) []string {
 			return []string{c.create(), c.line(`"event":"x","outcome":"ok","client":{"name":"a","selinux":"b"}`)}
 		}, []string{"a:2 seq 2: this program does not know its member selinux"}},
