@@ -115,19 +115,19 @@ func (c *checker) signature(r *record, at Finding) {
 	signed := &c.result.Signed
 	if s.trusted() {
 		if signed.Checkpoints == 0 {
-			signed.First = signer.vkey
+			signed.First = signer
 		}
-		if signed.Last != signer.vkey {
+		if signed.Last == nil || signed.Last.vkey != signer.vkey {
 			signed.Keys++
 		}
 		signed.Checkpoints++
-		signed.Seq, signed.Time, signed.Last = r.seq-1, cp.time, signer.vkey
+		signed.Seq, signed.Time, signed.Last = r.seq-1, cp.time, signer
 	}
 	if cp.next != nil {
 		s.current = cp.next
 	}
 	if s.trusted() {
-		signed.Current = s.current.vkey
+		signed.Current = s.current
 	}
 }
 

@@ -44,7 +44,7 @@ func TestSignedLog(t *testing.T) {
 				if test.paths[len(test.paths)-1] == paths[2] {
 					last = newSigner(3).vkey
 				}
-				if got.First != newSigner(byte(test.first)).vkey || got.Last != last || got.Current != last || got.Time.UnixNano() != 1767323045000000006 {
+				if got.First.String() != newSigner(byte(test.first)).vkey || got.Last.String() != last || got.Current.String() != last || got.Time.UnixNano() != 1767323045000000006 {
 					t.Errorf("signed %+v", got)
 				}
 			}
@@ -73,7 +73,7 @@ func TestKeyBeforeItSigns(t *testing.T) {
 	j.add("a", c.createSigned(one), c.unwrap())
 	j.add("b", c.rotate(one, two), c.unwrap())
 	r := check(t, j.write(t), verify.Options{Key: one.key(t)})
-	if s := r.Signed; !r.OK() || s.Seq != 2 || s.Unsigned != 2 || s.Last != one.vkey || s.Current != two.vkey {
+	if s := r.Signed; !r.OK() || s.Seq != 2 || s.Unsigned != 2 || s.Last.String() != one.vkey || s.Current.String() != two.vkey {
 		t.Errorf("%v, signed %+v", found(r.Problems), r.Signed)
 	}
 }
@@ -210,7 +210,7 @@ func TestKeyThatWasNotAnnounced(t *testing.T) {
 	r := check(t, j.write(t), verify.Options{Key: two.key(t)})
 	expectFindings(t, "problems", r.Problems, nil)
 	expectFindings(t, "notes", r.Notes, []string{"a:4 seq 4: the key " + two.key(t).ID() + " signs, and the one before it, " + one.key(t).ID() + ", did not announce it"})
-	if r.Signed.Seq != 3 || r.Signed.First != two.vkey {
+	if r.Signed.Seq != 3 || r.Signed.First.String() != two.vkey {
 		t.Errorf("signed %+v", r.Signed)
 	}
 }

@@ -81,7 +81,7 @@ type Signed struct {
 	Keys        int
 	// First and Last signed the first and the last of them. Current is the one to
 	// sign the next: Last, or the key that Last announced.
-	First, Last, Current string
+	First, Last, Current *Key
 	// Unsigned is how many records come after Seq.
 	Unsigned uint64
 }

@@ -1,41 +1,52 @@
 package main
 
 import (
+	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/keybroker/keybroker/audit/verify"
 )
 
+// verification is what the flags of audit verify say.
+type verification struct {
+	head, pubkey          string
+	checkpoints, fromURLs []string
+}
+
 func newAuditVerifyCommand(env *Env, opts *options) *cobra.Command {
-	var head string
+	var flags verification
 	cmd := &cobra.Command{
 		Use:   "verify FILE...",
 		Short: "Find any changed, removed, inserted or reordered audit record",
-		Long: `Check the files of an audit log, in any order, without a running broker: every
-record's hash, and that each names the one before it, across files. Whatever is
-wrong is told with its file, line and record number, and the exit code is 5.
+		Long: `Check the files of an audit log, in any order, compressed or not, without a running
+broker: every record's hash, that each names the one before it, across files, and
+the signatures of the log's checkpoints. Whatever is wrong is told with its file,
+line and record number, and the exit code is 5.
 
-The last line it prints is the log's head. Keep it where whoever can write the log
-cannot: given as --head later, it shows that no record was cut off since, and that
-the log was not written anew.`,
+The log itself says which keys have signed it. Whether these are the broker's,
+--pubkey shows: a public key that you have from elsewhere must have signed a
+checkpoint in the files, and each key after it must have been announced by the one
+before.
+
+The last line it prints is the log's head. Keep it, or a checkpoint of the broker's,
+where whoever can write the log cannot: given as --head or --checkpoint later, it
+shows that no record was cut off since, and that the log was not written anew.`,
 		Example: `  keybroker audit verify /var/log/keybroker/audit.jsonl*
-  keybroker audit verify --head 1204:9f86d081… /var/log/keybroker/audit.jsonl*`,
+  keybroker audit verify --head 1204:9f86d081… /var/log/keybroker/audit.jsonl*
+  keybroker audit verify --pubkey n1.pub --checkpoint n1-july.txt audit.jsonl*`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, files []string) error {
-			var o verify.Options
-			if head != "" {
-				expected, err := parseHead(head)
-				if err != nil {
-					return usageError(err)
-				}
-				o.ExpectHead = &expected
+			o, err := env.verifyOptions(cmd.Context(), &flags)
+			if err != nil {
+				return err
 			}
 			bar := env.newProgress("verifying")
 			o.Progress = bar.set
@@ -47,11 +58,77 @@ the log was not written anew.`,
 			if err != nil {
 				return err
 			}
-			return env.printVerified(r, opts)
+			return env.printVerified(r, o.Key != nil, opts)
 		},
 	}
-	cmd.Flags().StringVar(&head, "head", "", "`SEQ:HASH` of a record that the log is known to have")
+	cmd.Flags().StringVar(&flags.head, "head", "", "`SEQ:HASH` of a record that the log is known to have")
+	cmd.Flags().StringVar(&flags.pubkey, "pubkey", "", "public `KEY` that has signed the log, keybroker.audit+…, or a file that holds it")
+	cmd.Flags().StringArrayVar(&flags.checkpoints, "checkpoint", nil, "`FILE` with a checkpoint that the log is known to have, - for standard input; can be repeated")
+	cmd.Flags().StringArrayVar(&flags.fromURLs, "from-url", nil, "get a checkpoint from `URL`, such as the broker's own /audit/checkpoint; can be repeated")
 	return cmd
+}
+
+// verifyOptions reads what the flags name. Checkpoints come before the files are
+// read, so a broker that writes meanwhile has written their records.
+func (e *Env) verifyOptions(ctx context.Context, flags *verification) (o verify.Options, err error) {
+	if flags.head != "" {
+		head, err := parseHead(flags.head)
+		if err != nil {
+			return o, usageError(err)
+		}
+		o.ExpectHead = &head
+	}
+	if flags.pubkey != "" {
+		if o.Key, err = e.readPublicKey(flags.pubkey); err != nil {
+			return o, err
+		}
+	}
+	for _, name := range flags.checkpoints {
+		text, err := e.read(name, "a checkpoint")
+		if err != nil {
+			return o, err
+		}
+		cp, err := verify.ParseCheckpoint(name, text)
+		if err != nil {
+			return o, usageError(fmt.Errorf("%s is not a checkpoint of an audit log: %w", source(name), err))
+		}
+		o.Checkpoints = append(o.Checkpoints, cp)
+	}
+	for _, address := range flags.fromURLs {
+		u, err := checkpointURL(address)
+		if err != nil {
+			return o, usageError(fmt.Errorf("--from-url: %w", err))
+		}
+		text, err := fetchCheckpoint(ctx, u)
+		if err != nil {
+			return o, err
+		}
+		cp, err := verify.ParseCheckpoint(u.Redacted(), text)
+		if err != nil {
+			return o, fmt.Errorf("what %s answers is not a checkpoint of an audit log: %w", u.Redacted(), err)
+		}
+		o.Checkpoints = append(o.Checkpoints, cp)
+	}
+	return o, nil
+}
+
+// readPublicKey reads a key, or a file that holds one.
+func (e *Env) readPublicKey(s string) (*verify.Key, error) {
+	key, err := verify.ParseKey(s)
+	if err == nil {
+		return key, nil
+	}
+	if strings.HasPrefix(s, "keybroker.audit+") {
+		return nil, usageError(fmt.Errorf("--pubkey %q: %w", s, err))
+	}
+	text, err := e.read(s, "a public key")
+	if err != nil {
+		return nil, err
+	}
+	if key, err = verify.ParseKey(strings.TrimSpace(string(text))); err != nil {
+		return nil, usageError(fmt.Errorf("%s does not hold one public key of an audit log: %w", source(s), err))
+	}
+	return key, nil
 }
 
 func parseHead(s string) (verify.Head, error) {
@@ -77,8 +154,22 @@ type verified struct {
 	FirstSeq uint64    `json:"first_seq"`
 	Head     string    `json:"head"`
 	Lost     uint64    `json:"lost"`
+	Signed   *signed   `json:"signed"` // null if nothing is
 	Problems []finding `json:"problems"`
 	Notes    []finding `json:"notes"`
+}
+
+type signed struct {
+	Seq         uint64    `json:"seq"`
+	Time        time.Time `json:"time"`
+	Checkpoints uint64    `json:"checkpoints"`
+	Keys        int       `json:"keys"`
+	FirstKey    string    `json:"first_key"`
+	LastKey     string    `json:"last_key"`
+	CurrentKey  string    `json:"current_key"`
+	Unsigned    uint64    `json:"unsigned"`
+	// KeyGiven: the first key is one that was given, not the log's own word.
+	KeyGiven bool `json:"key_given"`
 }
 
 type finding struct {
@@ -96,11 +187,15 @@ func findings(fs []verify.Finding) []finding {
 	return out
 }
 
-func (e *Env) printVerified(r *verify.Result, opts *options) error {
+func (e *Env) printVerified(r *verify.Result, keyGiven bool, opts *options) error {
 	head := fmt.Sprintf("%d:%x", r.Head.Seq, r.Head.Hash)
 	if opts.output == outputJSON {
+		var by *signed
+		if s := r.Signed; s.Seq > 0 {
+			by = &signed{s.Seq, s.Time, s.Checkpoints, s.Keys, s.First.String(), s.Last.String(), s.Current.String(), s.Unsigned, keyGiven}
+		}
 		if err := e.printJSON(verified{
-			OK: r.OK(), LogID: r.LogID, Files: r.Files, Records: r.Records, FirstSeq: r.FirstSeq, Head: head, Lost: r.Lost,
+			OK: r.OK(), LogID: r.LogID, Files: r.Files, Records: r.Records, FirstSeq: r.FirstSeq, Head: head, Lost: r.Lost, Signed: by,
 			Problems: findings(r.Problems), Notes: findings(r.Notes),
 		}); err != nil {
 			return err
@@ -119,12 +214,31 @@ func (e *Env) printVerified(r *verify.Result, opts *options) error {
 			fmt.Fprintf(e.Stdout, "PROBLEM: and %d more\n", more)
 		}
 		if r.OK() {
-			fmt.Fprintf(e.Stdout, "whole: %s, %d to %d, in %s of log %s\nhead %s\n",
-				counting(r.Records, "record"), r.FirstSeq, r.Head.Seq, counting(r.Files, "file"), visible(r.LogID), head)
+			fmt.Fprintf(e.Stdout, "whole: %s, %d to %d, in %s of log %s\n%s\nhead %s\n",
+				counting(r.Records, "record"), r.FirstSeq, r.Head.Seq, counting(r.Files, "file"), visible(r.LogID), signedText(&r.Signed, keyGiven), head)
 		}
 	}
 	if !r.OK() {
 		return verificationError(fmt.Errorf("the audit log is not whole: %s; keep the files as evidence", counting(r.ProblemCount, "problem")))
 	}
 	return nil
+}
+
+// signedText says for people how far a log is signed.
+func signedText(s *verify.Signed, keyGiven bool) string {
+	if s.Seq == 0 {
+		return "not signed: the files hold no checkpoint"
+	}
+	by := "key " + s.Last.ID()
+	if s.Keys > 1 {
+		by = fmt.Sprintf("%d keys, %s → %s", s.Keys, s.First.ID(), s.Last.ID())
+	}
+	text := fmt.Sprintf("signed up to record %d (%s), by %s", s.Seq, s.Time.Format(time.RFC3339), by)
+	if s.Unsigned > 0 {
+		text += fmt.Sprintf("; %s after it not yet", counting(s.Unsigned, "record"))
+	}
+	if !keyGiven {
+		text += "; that the first key is the broker's is the log's own word (--pubkey)"
+	}
+	return text
 }
