@@ -42,8 +42,8 @@ func ParseKey(vkey string) (*Key, error) {
 		return nil, fmt.Errorf("it is a key of %.64q, and those of an audit log are of %s", verifier.Name(), keyName)
 	}
 	// A key is compared by its text, so there must be one text for it.
-	encoded := vkey[strings.LastIndexByte(vkey, '+')+1:]
-	raw, err := base64.StdEncoding.Strict().DecodeString(encoded)
+	const parts = 3 // the last of which may hold further pluses
+	raw, err := base64.StdEncoding.DecodeString(strings.SplitN(vkey, "+", parts)[parts-1])
 	if err != nil || len(raw) != 1+ed25519.PublicKeySize || raw[0] != algorithm {
 		return nil, errors.New("it is no Ed25519 key as keybroker writes it")
 	}

@@ -352,10 +352,18 @@ func TestParseCheckpoint(t *testing.T) {
 
 // A key has one form.
 func TestParseKey(t *testing.T) {
-	k := newSigner(1)
-	if got := k.key(t); got.String() != k.vkey || !strings.HasPrefix(k.vkey, "keybroker.audit+"+got.ID()+"+") {
-		t.Errorf("%s is read as %s, %s", k.vkey, got, got.ID())
+	pluses := 0
+	for n := range byte(64) {
+		k := newSigner(n)
+		if got := k.key(t); got.String() != k.vkey || !strings.HasPrefix(k.vkey, "keybroker.audit+"+got.ID()+"+") {
+			t.Errorf("%s is read as %s, %s", k.vkey, got, got.ID())
+		}
+		pluses = max(pluses, strings.Count(k.vkey, "+"))
 	}
+	if pluses < 3 {
+		t.Error("no key has a plus in its base64")
+	}
+	k := newSigner(1)
 	parts := strings.Split(k.vkey, "+")
 	last := parts[2][len(parts[2])-1]
 	for _, vkey := range []string{
