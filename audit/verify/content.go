@@ -30,9 +30,13 @@ const (
 // compressionOf tells by the name of a file, or else by what it begins with.
 func compressionOf(path string, begin []byte) compression {
 	switch {
-	case strings.HasSuffix(path, string(zstded)) || bytes.HasPrefix(begin, []byte("\x28\xb5\x2f\xfd")):
+	case strings.HasSuffix(path, string(zstded)):
 		return zstded
-	case strings.HasSuffix(path, string(gzipped)) || bytes.HasPrefix(begin, []byte("\x1f\x8b")):
+	case strings.HasSuffix(path, string(gzipped)):
+		return gzipped
+	case bytes.HasPrefix(begin, []byte("\x28\xb5\x2f\xfd")):
+		return zstded
+	case bytes.HasPrefix(begin, []byte("\x1f\x8b")):
 		return gzipped
 	}
 	return ""

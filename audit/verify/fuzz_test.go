@@ -335,7 +335,7 @@ func quote(s string) string {
 }
 
 func TestFuzzTargetsHaveSeeds(t *testing.T) {
-	for _, name := range []string{"FuzzLine"} {
+	for _, name := range []string{"FuzzLine", "FuzzCheckpoint", "FuzzCompressed", "FuzzSignedRecords"} {
 		seeds, err := os.ReadDir("testdata/fuzz/" + name)
 		if err != nil || len(seeds) == 0 {
 			t.Errorf("%s has no seeds: %v", name, err)

@@ -19,6 +19,6 @@ while IFS=: read -r file target; do
 	esac
 	found=$((found + 1))
 	echo "fuzz $target in ./$dir for $time"
-	go test -run '^$' -fuzz "^$target\$" -fuzztime "$time" "./$dir"
+	go test -run '^$' -fuzz "^$target\$" -fuzztime "$time" -fuzzminimizetime 1s "./$dir"
 done < <(git ls-files '*_test.go' | grep -v '^integration/' | xargs grep -HoE '^func Fuzz[A-Za-z0-9_]+' | sed 's/:func /:/')
 [ "$found" -gt 0 ] || { echo "no fuzz target found" >&2; exit 1; }
