@@ -2,6 +2,8 @@ package audit_test
 
 import (
 	"bytes"
+	"crypto/ed25519"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"os"
@@ -11,7 +13,10 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/mod/sumdb/note"
+
 	"github.com/keybroker/keybroker/audit"
+	"github.com/keybroker/keybroker/audit/verify"
 )
 
 func document(t *testing.T) string {
@@ -49,6 +54,7 @@ func TestDocumentIsComplete(t *testing.T) {
 		"start", "stop", "config", "backend", "create", "rotate", "repair", "checkpoint", "expire", "alarm",
 		"torn_tail", "live_file_missing", "write_failed", "sync_failed", "file_removed", "file_replaced", "file_changed", "file_unreachable",
 		"file", "tail_bytes", "tail_sha256", "synced_seq", // of former
+		"public_key",
 	}
 	for line := range bytes.Lines(readFile(t, "testdata/golden.jsonl")) {
 		var record map[string]json.RawMessage
@@ -82,10 +88,17 @@ func TestDocumentIsComplete(t *testing.T) {
 	}
 }
 
-// checkScript writes the document's script into a file and returns its path.
+// checkScript writes the document's script that checks the chain into a file and
+// returns its path.
 func checkScript(t *testing.T) string {
+	return documentScript(t, "check.sh", "jq", "sha256sum", "zstd", "gzip")
+}
+
+// documentScript writes a script of the document, which needs some tools, into a
+// file and returns its path.
+func documentScript(t *testing.T, name string, tools ...string) string {
 	t.Helper()
-	for _, tool := range []string{"jq", "sha256sum"} {
+	for _, tool := range tools {
 		if _, err := exec.LookPath(tool); err != nil {
 			if os.Getenv("CI") == "true" {
 				t.Fatalf("%s is missing: install it", tool)
@@ -93,13 +106,14 @@ func checkScript(t *testing.T) string {
 			t.Skipf("%s is not installed, so the document's script is not run", tool)
 		}
 	}
-	const begin = "```sh\n# usage: sh check.sh"
-	_, script, ok := strings.Cut(document(t), begin)
+	const fence = "```sh\n"
+	begin := "# usage: sh " + name + " "
+	_, script, ok := strings.Cut(document(t), fence+begin)
 	if !ok {
-		t.Fatal("the document has no script")
+		t.Fatal("the document has no script " + name)
 	}
-	script, _, _ = strings.Cut(begin[len("```sh\n"):]+script, "\n```\n")
-	path := filepath.Join(t.TempDir(), "check.sh")
+	script, _, _ = strings.Cut(begin+script, "\n```\n")
+	path := filepath.Join(t.TempDir(), name)
 	if err := os.WriteFile(path, []byte(script+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -171,6 +185,25 @@ func TestDocumentScript(t *testing.T) {
 		{"the end was cut within a line", edit(logName, func(l []string) []string { l[4] = l[4][:99]; return l }), logName + ":5:"},
 		{"the last newline was cut", edit(logName, func(l []string) []string { l[4] = strings.TrimSuffix(l[4], "\n"); return l }), logName + ":5:"},
 		{"the last file was emptied", edit(logName, func([]string) []string { return nil }), third + ":6:"},
+		{"two files were compressed", func(t *testing.T, dir string) {
+			run(t, "zstd", "-q", "--rm", filepath.Join(dir, first))
+			run(t, "gzip", filepath.Join(dir, second))
+		}, ""},
+		{"a line was changed and its file compressed", func(t *testing.T, dir string) {
+			edit(second, func(l []string) []string { l[2] = strings.Replace(l[2], `"ok"`, `"no"`, 1); return l })(t, dir)
+			run(t, "zstd", "-q", "--rm", filepath.Join(dir, second))
+		}, second + ".zst:3:"},
+		{"a tail was changed and its file compressed", func(t *testing.T, dir string) {
+			edit(first, func(l []string) []string { l[5] = strings.ToUpper(l[5]); return l })(t, dir)
+			run(t, "zstd", "-q", "--rm", filepath.Join(dir, first))
+		}, first + ".zst:0:"},
+		{"a compressed file was cut", func(t *testing.T, dir string) {
+			run(t, "zstd", "-q", "--rm", filepath.Join(dir, second))
+			b := readFile(t, filepath.Join(dir, second+".zst"))
+			if err := os.WriteFile(filepath.Join(dir, second+".zst"), b[:len(b)-1], 0o640); err != nil {
+				t.Fatal(err)
+			}
+		}, second + ".zst:0: it cannot be read"},
 		{"the first record was written anew", edit(first, func(l []string) []string {
 			l[0] = hashedAgain(strings.Replace(l[0], `"prev":"0`, `"prev":"1`, 1))
 			return l
@@ -221,4 +254,94 @@ func TestDocumentScriptOnOtherLogs(t *testing.T) {
 func lastLine(s string) string {
 	lines := strings.Split(strings.TrimSpace(s), "\n")
 	return lines[len(lines)-1]
+}
+
+// run runs a command.
+func run(t *testing.T, name string, args ...string) {
+	t.Helper()
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", name, err, out)
+	}
+}
+
+// The script that checks a signature takes what the key has signed and nothing else;
+// also the document's own example.
+func TestDocumentSignature(t *testing.T) {
+	script := documentScript(t, "signature.sh", "openssl", "od", "base64")
+	_, example, ok := strings.Cut(document(t), "```\nkeybroker.audit/")
+	if !ok {
+		t.Fatal("the document has no checkpoint")
+	}
+	example, _, _ = strings.Cut("keybroker.audit/"+example, "```\n")
+	_, key, ok := strings.Cut(document(t), "A public key is `")
+	if !ok {
+		t.Fatal("the document has no key")
+	}
+	key, _, _ = strings.Cut(key, "`")
+	if !strings.Contains(document(t), "sh signature.sh "+key+" ") {
+		t.Error("the document runs the script with another key than the one that it shows")
+	}
+	_, told, _ := strings.Cut(document(t), "\nsigned: ")
+	told, _, _ = strings.Cut("signed: "+told, "\n")
+
+	text, signature, _ := strings.Cut(example, "\n\n")
+	_, otherKey := signedBy(t, text+"\n", 2)
+	plus, plusKey := signedBy(t, text+"\n", 8) // its base64 has a plus
+	next, nextKey := signedBy(t, text+"\nnext "+otherKey+"\n", 3)
+	if strings.Count(plusKey, "+") != 3 {
+		t.Fatalf("%s has no plus in its base64", plusKey)
+	}
+	signatureOf := func(s string) string { _, sig, _ := strings.Cut(s, "\n\n"); return sig }
+	for _, test := range []struct {
+		name, key, text string
+		ok              bool
+	}{
+		{"the example", key, example, true},
+		{"another key", otherKey, example, false},
+		{"another text", key, strings.Replace(example, "node n1", "node n2", 1), false},
+		{"another number", key, strings.Replace(example, "\n9309\n", "\n9310\n", 1), false},
+		{"another signature", key, strings.Replace(example, "nZgyZ", "nZgyY", 1), true}, // the id alone
+		{"a signature that was changed", key, strings.Replace(example, "OAc=", "OAg=", 1), false},
+		{"no signature", key, text + "\n\n", false},
+		{"no blank line", key, text + "\n" + signature, false},
+		{"a witness before", key, text + "\n\n— witness.example AAAAAAAA\n" + signatureOf(plus) + signature, true},
+		{"a key with a plus", plusKey, plus, true},
+		{"a next key", nextKey, next, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "checkpoint.txt")
+			if err := os.WriteFile(path, []byte(test.text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			out, err := exec.Command("sh", script, test.key, path).CombinedOutput()
+			if (err == nil) != test.ok || test.ok && strings.TrimSuffix(string(out), "\n") != told {
+				t.Errorf("%v: %s\nwant %s", err, out, told)
+			}
+			k, err := verify.ParseKey(test.key)
+			if err != nil || k.String() != test.key {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
+// signedBy signs a text with the key that a number makes, and returns the note and
+// the public key.
+func signedBy(t *testing.T, text string, n byte) (signed, public string) {
+	t.Helper()
+	private := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{n}, ed25519.SeedSize))
+	public, err := note.NewEd25519VerifierKey("keybroker.audit", private.Public().(ed25519.PublicKey))
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := strings.SplitN(public, "+", 3)[1]
+	signer, err := note.NewSigner("PRIVATE+KEY+keybroker.audit+" + id + "+" + base64.StdEncoding.EncodeToString(append([]byte{1}, private.Seed()...)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := note.Sign(&note.Note{Text: text}, signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b), public
 }
