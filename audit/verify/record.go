@@ -22,6 +22,7 @@ const (
 	hexLen     = 2 * sha256.Size
 	trailerLen = len(hashKey) + hexLen + len(lineEnd)
 	timeLayout = "2006-01-02T15:04:05.000000000Z"
+	minuteLen  = len("2006-01-02T15:04:")
 	// hintSize is enough of a line for versionKey and the number.
 	hintSize = 64
 )
@@ -60,6 +61,9 @@ type parser struct {
 	at     int
 	others [][]byte // unknown names of the object that is read
 	names  [][]byte // of the context
+	// minute is what the last time that was read begins with: it need not be read
+	// again.
+	minute [minuteLen]byte
 }
 
 // The texts of what is wrong with a line, where it is no JSON.
@@ -541,6 +545,21 @@ func (p *parser) text() ([]byte, error) {
 		return nil, errString
 	}
 	from := p.at
+	for i, c := range p.b[from:] { // most strings have no escape
+		if c == '"' {
+			p.at = from + i + 1
+			return p.b[from : p.at-1], nil
+		}
+		if c == '\\' || c < ' ' {
+			p.at = from + i
+			return p.escaped(from)
+		}
+	}
+	return nil, errString
+}
+
+// escaped reads the rest of a string that begins at from.
+func (p *parser) escaped(from int) ([]byte, error) {
 	for p.at < len(p.b) {
 		switch c := p.b[p.at]; {
 		case c == '"':
@@ -587,7 +606,7 @@ func (p *parser) escape() bool {
 	return high == '1' || low != '9' && low != 'a' && low != 'd' // tab, newline, return
 }
 
-func isHex(c byte) bool { return isDigit(c) || c >= 'a' && c <= 'f' }
+func isHex(c byte) bool { return c-'0' < 10 || c-'a' < 6 }
 
 // digest reads a string that is a SHA-256.
 func (p *parser) digest(d *digest) error {
@@ -614,7 +633,11 @@ func (p *parser) time() ([]byte, error) {
 		return nil, err
 	}
 	if isTimeForm(text) {
+		if string(text[:len(p.minute)]) == string(p.minute[:]) && text[len(p.minute)] < '6' {
+			return text, nil
+		}
 		if _, err := time.Parse(timeLayout, string(text)); err == nil {
+			p.minute = [minuteLen]byte(text)
 			return text, nil
 		}
 	}
@@ -635,7 +658,7 @@ func isTimeForm(text []byte) bool {
 	return true
 }
 
-func isDigit(c byte) bool { return c >= '0' && c <= '9' }
+func isDigit(c byte) bool { return c-'0' < 10 }
 
 // number reads an unsigned integer of at most limit, without leading zeros.
 func (p *parser) number(limit uint64) (uint64, error) {

@@ -577,6 +577,24 @@ func TestLinesOfNoRecord(t *testing.T) {
 	}
 }
 
+// Times are read one by one, however alike they are.
+func TestTimesOfOneMinute(t *testing.T) {
+	for _, test := range []struct {
+		second string
+		ok     bool
+	}{{"59.000000000Z", true}, {"60.000000000Z", false}, {"99.000000000Z", false}, {"59,000000000Z", false}} {
+		c := newChain(logID)
+		first := c.create()
+		second := c.unwrap()
+		second = finish(strings.Replace(second[:len(second)-76], "05.002000006Z", test.second, 1))
+		j := &journal{lines: map[string][]string{}}
+		j.add("a", first, second)
+		if r := check(t, j.write(t), verify.Options{}); r.OK() != test.ok {
+			t.Errorf("%s: %v", test.second, found(r.Problems))
+		}
+	}
+}
+
 // The longest line there can be is one, and a byte more is none.
 func TestLongestLine(t *testing.T) {
 	for _, more := range []int{0, 1} {
