@@ -103,6 +103,9 @@ type Config[K comparable, V any] struct {
 	// Definite tells whether the next load would fail like this one, so that err
 	// is worth remembering. Nil: it never is.
 	Definite func(err error) bool
+	// Linger is how long a load goes on that every caller has given up: who comes back
+	// meanwhile joins it. Not positive: not at all.
+	Linger time.Duration
 	// Jitter returns a number from 0 to 1, by which the refreshes of many caches
 	// are spread. Nil: they are not.
 	Jitter func() float64
@@ -152,8 +155,9 @@ const (
 // flight is one load that one or more callers wait for.
 type flight[V any] struct {
 	cancel  context.CancelFunc
-	waiters int  // under Cache.mu
-	purged  bool // under Cache.mu: a purge came since the load began
+	waiters int         // under Cache.mu
+	linger  *time.Timer // under Cache.mu: ends it, if nobody has come back
+	purged  bool        // under Cache.mu: a purge came since the load began
 
 	done  chan struct{} // closed once value and err are set
 	value V
@@ -198,7 +202,7 @@ func New[K comparable, V any](cfg Config[K, V]) *Cache[K, V] {
 // Callers that miss the same key at the same time share one load: the loader of
 // the first. It runs under a context that has the values of the first caller's
 // ctx but not its deadline, and is cancelled when every caller that waits for it
-// has given up. A caller whose ctx ends returns context.Cause(ctx) at once and
+// has given up, Config.Linger after the last. A caller whose ctx ends returns context.Cause(ctx) at once and
 // disturbs nobody else.
 //
 // load is also kept to load the value again in the background; it must look up
@@ -247,6 +251,9 @@ func (c *Cache[K, V]) Get(ctx context.Context, key K, limits Limits, admit func(
 		f = c.launch(context.WithoutCancel(ctx), key, limits, load)
 	}
 	f.waiters++
+	if f.linger != nil {
+		f.linger.Stop()
+	}
 	c.mu.Unlock()
 
 	select {
@@ -502,9 +509,23 @@ func (c *Cache[K, V]) giveUp(key K, f *flight[V]) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	f.waiters--
-	if f.waiters > 0 {
-		return
+	switch {
+	case f.waiters > 0:
+	case c.cfg.Linger > 0 && !c.closed:
+		f.linger = time.AfterFunc(c.cfg.Linger, func() {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			if f.waiters == 0 {
+				c.abandon(key, f)
+			}
+		})
+	default:
+		c.abandon(key, f)
 	}
+}
+
+// abandon cancels a load that nobody waits for. c.mu is held.
+func (c *Cache[K, V]) abandon(key K, f *flight[V]) {
 	f.cancel()
 	if c.flights[key] == f {
 		delete(c.flights, key)
