@@ -87,6 +87,12 @@ func (m *kms) admit(op, key string) error {
 	if !m.quota.TryAcquirePermit() {
 		return backends.Errorf(backends.Throttled, op, key, "%w: it throttles, so only some calls are sent to it", errNotAsked)
 	}
+	return m.admitRetry(op, key)
+}
+
+// admitRetry is admit for a call that was turned away before: how often that is sent
+// is for its pauses and the budget of retries to say.
+func (m *kms) admitRetry(op, key string) error {
 	if m.breaker.TryAcquirePermit() {
 		return nil
 	}

@@ -12,6 +12,7 @@
 //	intermediate.go  finds the intermediate key of an envelope, cached or not
 //	load.go          has its recipients open it, the next if one fails or is slow
 //	kms.go           calls a backend, unless breaker.go holds the call back
+//	retry.go         calls it again while it throttles
 //	handover.go      hands what is cached to the next process, and takes it over
 //
 // Beside the requests, health.go checks every recipient, and has the cache forget
@@ -65,6 +66,14 @@ type Options struct {
 	CacheCapacity int
 	// CallTimeout bounds a call, whatever deadline its caller set.
 	CallTimeout time.Duration
+	// Patience is how long what a caller needs and nothing but a KMS can give is tried
+	// for: a KMS that throttles is asked again, and a caller who gives up before that
+	// may find it when he comes back. 0: not at all.
+	Patience time.Duration
+	// StartSpread is the time over which a fleet that starts at once spreads what a
+	// broker asks of the KMSs by itself: it waits for a random part of it. A recipient
+	// that a caller's key has used by then needs no first check. 0: it does not wait.
+	StartSpread time.Duration
 	// AuditTimeout bounds the wait for a record to be written.
 	AuditTimeout time.Duration
 	// Now is the wall clock, for what is written down.
@@ -89,6 +98,7 @@ type Broker struct {
 	cache         *cache.Cache[[32]byte, *intermediate]
 	cacheCapacity int
 	callTimeout   time.Duration
+	patience      time.Duration
 	auditTimeout  time.Duration
 	now           func() time.Time
 	uptime        func() time.Time
@@ -101,6 +111,8 @@ type Broker struct {
 	budgets    budgets
 	conditions conditions
 	drilling   atomic.Pointer[tally]
+	// startsAt is when it begins to ask KMSs by itself; see Options.StartSpread.
+	startsAt time.Time
 
 	applying sync.Mutex // held while settings change
 	ctx      context.Context
@@ -121,6 +133,7 @@ func New(ctx context.Context, o Options, s Settings) (*Broker, error) {
 		handover:      o.Handover,
 		cacheCapacity: o.CacheCapacity,
 		callTimeout:   o.CallTimeout,
+		patience:      o.Patience,
 		auditTimeout:  o.AuditTimeout,
 		now:           o.Now,
 		uptime:        o.Uptime,
@@ -140,6 +153,7 @@ func New(ctx context.Context, o Options, s Settings) (*Broker, error) {
 		Outage:   servedUntil,
 		Refusal:  isRefusal,
 		Definite: isDefinite,
+		Linger:   o.Patience,
 		Jitter:   rand.Float64,
 	})
 	snap, err := s.resolve(b.kmsOf)
@@ -164,6 +178,7 @@ func New(ctx context.Context, o Options, s Settings) (*Broker, error) {
 		// From here on something may be refused, which only Handover then forgets.
 		o.Received.Wipe()
 	}
+	b.startsAt = b.uptime().Add(spread(o.StartSpread))
 	b.snap.Store(snap)
 	b.configured(snap)
 	b.ctx, b.stop = context.WithCancel(context.Background())
@@ -199,8 +214,10 @@ func (b *Broker) kmsOf(name string, of Backend) *kms {
 	}
 	return &kms{
 		name: name, of: of, observe: b.observe, log: b.log, now: b.now, uptime: b.uptime,
-		breaker: newBreaker(func(s BreakerState) { b.breakerChanged(name, s) }),
-		quota:   newQuota(),
+		breaker:  newBreaker(func(s BreakerState) { b.breakerChanged(name, s) }),
+		quota:    newQuota(),
+		retries:  newRetries(),
+		patience: b.patience,
 	}
 }
 

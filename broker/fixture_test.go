@@ -55,6 +55,10 @@ type fixture struct {
 	memory   *handover.Memory
 	received *handover.Received
 	bootID   string
+	// patience and startSpread are Options'; with early the fixture is there before
+	// the first checks.
+	patience, startSpread time.Duration
+	early                 bool
 }
 
 // fakeClock is both clocks of a Broker. It moves only when told.
@@ -91,7 +95,9 @@ func newFixture(t *testing.T, change ...func(*fixture)) *fixture {
 		t.Fatal(err)
 	}
 	f.Broker = b
-	f.observe.wait(f.firstChecks)
+	if !f.early {
+		f.observe.wait(f.firstChecks)
+	}
 	t.Cleanup(func() {
 		if err := b.Close(context.Background()); err != nil && !errors.Is(err, audit.ErrUnavailable) {
 			t.Errorf("Close: %v", err)
@@ -111,6 +117,8 @@ func (f *fixture) options() broker.Options {
 		Arena:         f.arena,
 		CacheCapacity: 64,
 		CallTimeout:   10 * time.Second,
+		Patience:      f.patience,
+		StartSpread:   f.startSpread,
 		AuditTimeout:  5 * time.Second,
 		Now:           f.clock,
 		Uptime:        f.clock,

@@ -38,6 +38,8 @@ type conditions struct {
 type condition struct {
 	// tried: it was; good: it opened something, or its KMS said that it would.
 	tried, good bool
+	// throttled: it is not good, and that is why.
+	throttled bool
 	// refused: the last answer to a check was a definite no.
 	refused bool
 	// unwritable: it refused to wrap when it was last asked to.
@@ -176,7 +178,7 @@ func (b *Broker) probeDue() {
 		k := snap.present[name]
 		for i, r := range k.recipients {
 			known := b.conditions.get(keyRecipient{name, r})
-			if known.tried && now.Before(known.due) {
+			if known.tried && now.Before(known.due) || !known.tried && now.Before(b.startsAt) {
 				continue
 			}
 			due++
@@ -210,9 +212,8 @@ func (b *Broker) checkRecipient(k *key, r recipient, mayWrap bool) {
 		if told {
 			c.refused = refused
 		}
-		c.good, c.due = err == nil, b.uptime().Add(probeBad)
-		if c.good {
-			c.due = b.uptime().Add(jittered(k.CheckInterval))
+		if b.failed(k, c, err); err == nil {
+			c.good, c.due = true, b.uptime().Add(jittered(k.CheckInterval))
 		}
 	})
 	b.observe.KEK(k.Name, r.Backend, r.Key, err == nil)
@@ -312,7 +313,7 @@ func (b *Broker) makeProof(ctx context.Context, k *key, r recipient) (*envelope.
 	if _, err := io.ReadFull(b.random, ik); err != nil {
 		return nil, envelope.Recipient{}, fmt.Errorf("random bytes: %w", err)
 	}
-	wrap, err := wrapProven(ctx, r, pairs, ik)
+	wrap, err := wrapProven(ctx, r, false, pairs, ik)
 	if err != nil {
 		return nil, envelope.Recipient{}, err
 	}
@@ -321,25 +322,44 @@ func (b *Broker) makeProof(ctx context.Context, k *key, r recipient) (*envelope.
 }
 
 // jittered spreads the checks of many brokers over a tenth of their interval, so
-// that they do not all meet a KMS at once. It needs no secrecy.
-func jittered(d time.Duration) time.Duration {
-	return d - time.Duration(rand.Int64N(int64(d)/10+1)) //nolint:gosec // it needs no secrecy
+// that they do not all meet a KMS at once.
+func jittered(d time.Duration) time.Duration { return d - spread(d/10) }
+
+// spread is a random part of d. It needs no secrecy.
+func spread(d time.Duration) time.Duration {
+	return time.Duration(rand.Int64N(int64(d) + 1)) //nolint:gosec // it needs no secrecy
 }
 
 // tried notes how a recipient did in a call. Opening anything shows that it
 // works, but that one which was refused no longer is, is for the check to find; a
 // refusal about one envelope says nothing about the rest.
-func (b *Broker) tried(r keyRecipient, err error) {
-	switch known := b.conditions.get(r); {
+func (b *Broker) tried(k *key, r recipient, err error) {
+	at := keyRecipient{k.Name, r}
+	switch known := b.conditions.get(at); {
 	case err == nil && (known.good || known.refused):
+	case err == nil && (!known.tried || known.throttled):
+		// A check would ask for the same again.
+		b.conditions.change(at, func(c *condition) {
+			c.good, c.throttled, c.due = true, false, b.uptime().Add(jittered(k.CheckInterval))
+		})
+		b.observe.KEK(k.Name, r.Backend, r.Key, true)
 	case err == nil:
 		b.conditions.suspect(r.Backend, b.uptime())
-		b.conditions.change(r, func(c *condition) { c.good, c.due = true, b.uptime().Add(probeBad) })
+		b.conditions.change(at, func(c *condition) { c.good, c.due = true, b.uptime().Add(probeBad) })
 	case !answered(backends.ClassOf(err)) && b.ctx.Err() == nil:
-		if known.good {
+		if known.good && !throttled(err) {
 			b.conditions.suspect(r.Backend, b.uptime())
 		}
-		b.conditions.change(r, func(c *condition) { c.good, c.due = false, b.uptime().Add(probeBad) })
+		b.conditions.change(at, func(c *condition) { b.failed(k, c, err) })
+	}
+}
+
+// failed notes in c that a recipient of k did not answer, and when to check it.
+func (b *Broker) failed(k *key, c *condition, err error) {
+	c.good, c.throttled, c.due = false, throttled(err), b.uptime().Add(probeBad)
+	if c.throttled && !c.refused {
+		// A fleet's checks would take from the quota what callers wait for.
+		c.due = c.due.Add(spread(k.CheckInterval))
 	}
 }
 
@@ -347,15 +367,20 @@ func (b *Broker) tried(r keyRecipient, err error) {
 // again is what it is checked with from now on.
 func (b *Broker) wrote(k *key, r recipient, err error) {
 	at := keyRecipient{k.Name, r}
-	if err != nil && !answered(backends.ClassOf(err)) && b.conditions.get(at).good {
+	if err != nil && !answered(backends.ClassOf(err)) && !throttled(err) && b.conditions.get(at).good {
 		b.conditions.suspect(r.Backend, b.uptime())
 	}
-	b.conditions.change(at, func(c *condition) {
-		c.unwritable = err != nil && answered(backends.ClassOf(err))
-		if c.good = err == nil || c.good && answered(backends.ClassOf(err)); err != nil || c.refused {
+	before := b.conditions.change(at, func(c *condition) {
+		if c.unwritable = err != nil && answered(backends.ClassOf(err)); err != nil && !c.unwritable {
+			b.failed(k, c, err)
+			return
+		}
+		c.good, c.throttled, c.due = c.good || err == nil, false, b.uptime().Add(jittered(k.CheckInterval))
+		if err != nil || c.refused {
 			c.due = b.uptime().Add(probeBad)
-		} else {
-			c.due = b.uptime().Add(jittered(k.CheckInterval))
 		}
 	})
+	if err == nil && !before.tried {
+		b.observe.KEK(k.Name, r.Backend, r.Key, true)
+	}
 }

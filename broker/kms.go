@@ -12,6 +12,7 @@ import (
 
 	"github.com/failsafe-go/failsafe-go/adaptivethrottler"
 	"github.com/failsafe-go/failsafe-go/circuitbreaker"
+	"github.com/failsafe-go/failsafe-go/retrypolicy"
 
 	"github.com/keybroker/keybroker/backends"
 )
@@ -28,8 +29,11 @@ type kms struct {
 
 	breaker circuitbreaker.CircuitBreaker[any]
 	quota   adaptivethrottler.AdaptiveThrottler[any]
-	pace    pace
-	drilled atomic.Bool
+	retries retrypolicy.RetryPolicy[any]
+	// patience is Options.Patience.
+	patience time.Duration
+	pace     pace
+	drilled  atomic.Bool
 
 	mu     sync.Mutex
 	health health

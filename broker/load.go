@@ -27,6 +27,9 @@ type attempt struct {
 
 	held *intermediate
 	err  error
+
+	// waits: its KMS throttles, so it is not to be waited for alone.
+	waits bool
 }
 
 // load has the recipients of k open the intermediate key of part: the first in
@@ -46,6 +49,7 @@ func (b *Broker) load(ctx context.Context, k *key, part *envelope.IKPart) (*inte
 
 	queue := b.candidates(k, part)
 	done := make(chan attempt, len(queue)) // each has at most one attempt under way
+	turnedAway := make(chan int)           // the order of one whose KMS throttles
 	running := map[int]attempt{}           // by order
 	defer func() { b.await(done, len(running)) }()
 
@@ -65,7 +69,13 @@ func (b *Broker) load(ctx context.Context, k *key, part *envelope.IKPart) (*inte
 			due = false
 			hedge.Reset(a.recipient.hedgeAfter(k))
 			go func() {
-				a.held, a.err = b.attempt(ctx, k, a.recipient, part, failed.known)
+				waits := func() {
+					select {
+					case turnedAway <- a.order:
+					case <-ctx.Done():
+					}
+				}
+				a.held, a.err = b.attempt(ctx, k, a.recipient, part, failed.known, waits)
 				done <- a
 			}()
 			continue
@@ -73,6 +83,11 @@ func (b *Broker) load(ctx context.Context, k *key, part *envelope.IKPart) (*inte
 		select {
 		case <-hedge.C:
 			due = true
+		case order := <-turnedAway:
+			a := running[order]
+			a.waits = true
+			running[order] = a
+			due = due || order == begun-1
 		case a := <-done:
 			delete(running, a.order)
 			switch {
@@ -142,7 +157,7 @@ func (r recipient) hedgeAfter(k *key) time.Duration {
 // too slow, and has it checked soon: it is asked last until then.
 func (b *Broker) overtook(k *key, won attempt, running map[int]attempt) {
 	for order, a := range running {
-		if order < won.order {
+		if order < won.order && !a.waits {
 			a.recipient.kms.pace.lost(b.uptime().Sub(a.began))
 			b.conditions.hasten(keyRecipient{k.Name, a.recipient}, b.uptime().Add(probeBad))
 		}
@@ -166,7 +181,7 @@ func (b *Broker) await(done <-chan attempt, n int) {
 
 // attempt has one recipient open the intermediate key. Its error is errNotListed
 // if the envelope does not name the recipient.
-func (b *Broker) attempt(ctx context.Context, k *key, r recipient, part *envelope.IKPart, known bool) (held *intermediate, err error) {
+func (b *Broker) attempt(ctx context.Context, k *key, r recipient, part *envelope.IKPart, known bool, waits func()) (held *intermediate, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			b.log.Error("panic while an intermediate key was opened", "key", k.Name, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
@@ -188,23 +203,25 @@ func (b *Broker) attempt(ctx context.Context, k *key, r recipient, part *envelop
 		}
 		// One wrap for each recipient: an envelope that names one eight times is no
 		// reason to ask its KMS eight times.
-		return b.openWith(ctx, k, r, wrap, part, known)
+		return b.openWith(ctx, k, r, wrap, part, known, waits)
 	}
 	return nil, err
 }
 
 // openWith has one recipient open one wrap, and believes it only if the
 // commitment fits: no KMS can put a key of its own in place. known tells that the
-// intermediate key has been opened before and is cached.
-func (b *Broker) openWith(ctx context.Context, k *key, r recipient, wrap envelope.Recipient, part *envelope.IKPart, known bool) (*intermediate, error) {
-	if err := r.kms.admit("unwrap", r.Key); err != nil {
-		return nil, err
+// intermediate key has been opened before and is cached; else r is asked again while
+// its KMS throttles, and waits is called.
+func (b *Broker) openWith(ctx context.Context, k *key, r recipient, wrap envelope.Recipient, part *envelope.IKPart, known bool, waits func()) (*intermediate, error) {
+	var ik []byte
+	unwrap := func() (err error) {
+		ik, err = r.unwrapConfirmed(ctx, wrap, part, known)
+		if err == nil || ctx.Err() == nil { // else it was given up, which says nothing of r
+			b.tried(k, r, err)
+		}
+		return err
 	}
-	ik, err := r.unwrapConfirmed(ctx, wrap, part, known)
-	if err == nil || ctx.Err() == nil { // else it was given up, which says nothing of r
-		b.tried(keyRecipient{k.Name, r}, err)
-	}
-	if err != nil {
+	if err := r.kms.send(ctx, "unwrap", r.Key, !known, waits, unwrap); err != nil {
 		return nil, err
 	}
 	defer clear(ik)

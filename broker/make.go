@@ -279,7 +279,7 @@ func (b *Broker) wrapForAll(ctx context.Context, k *key, pairs envelope.Pairs, i
 	var proven atomic.Int32
 	for i, r := range recipients {
 		all.Go(func() {
-			if wraps[i], errs[i] = wrapProven(ctx, r, pairs, ik); errs[i] == nil && int(proven.Add(1)) == k.MinRecipients {
+			if wraps[i], errs[i] = wrapProven(ctx, r, true, pairs, ik); errs[i] == nil && int(proven.Add(1)) == k.MinRecipients {
 				time.AfterFunc(stragglerWait, func() { cancel(errStraggler) })
 			}
 		})
@@ -316,7 +316,7 @@ func (b *Broker) useWriters() {
 		}
 	}
 	for _, name := range snap.names {
-		if k := snap.present[name]; k.Warm && b.writers.current[name] == nil {
+		if k := snap.present[name]; k.Warm && b.writers.current[name] == nil && !now.Before(b.startsAt) {
 			b.startSuccessor(k, now)
 		}
 	}
@@ -357,13 +357,15 @@ func (b *Broker) allGood(k *key) bool {
 	return true
 }
 
-// wrapProven has one recipient wrap ik and open the wrap again.
-func wrapProven(ctx context.Context, r recipient, pairs envelope.Pairs, ik []byte) (envelope.Recipient, error) {
-	if err := r.kms.admit("wrap", r.Key); err != nil {
-		return envelope.Recipient{}, err
-	}
-	w, err := r.kms.wrap(ctx, backends.WrapRequest{
-		Key: r.Key, Plaintext: ik, Pairs: pairs.Map(), AssociatedData: pairs.Canonical(),
+// wrapProven has one recipient wrap ik and open the wrap again; patient says what
+// becomes of it if the KMS throttles.
+func wrapProven(ctx context.Context, r recipient, patient bool, pairs envelope.Pairs, ik []byte) (envelope.Recipient, error) {
+	var w backends.Wrapped
+	err := r.kms.send(ctx, "wrap", r.Key, patient, nil, func() (err error) {
+		w, err = r.kms.wrap(ctx, backends.WrapRequest{
+			Key: r.Key, Plaintext: ik, Pairs: pairs.Map(), AssociatedData: pairs.Canonical(),
+		})
+		return err
 	})
 	if err != nil {
 		return envelope.Recipient{}, err
@@ -371,9 +373,13 @@ func wrapProven(ctx context.Context, r recipient, pairs envelope.Pairs, ik []byt
 	if w.Provider != r.kms.of.Provider {
 		return envelope.Recipient{}, backends.Errorf(backends.Internal, "wrap", r.Key, "the backend says that it is %q", w.Provider)
 	}
-	again, err := r.kms.unwrap(ctx, backends.UnwrapRequest{
-		Key: r.Key, Reference: w.Reference, Version: w.Version, Binding: w.Binding, Ciphertext: w.Ciphertext,
-		Pairs: pairs.Map(), AssociatedData: pairs.Canonical(),
+	var again []byte
+	err = r.kms.send(ctx, "unwrap", r.Key, patient, nil, func() (err error) {
+		again, err = r.kms.unwrap(ctx, backends.UnwrapRequest{
+			Key: r.Key, Reference: w.Reference, Version: w.Version, Binding: w.Binding, Ciphertext: w.Ciphertext,
+			Pairs: pairs.Map(), AssociatedData: pairs.Canonical(),
+		})
+		return err
 	})
 	if err != nil {
 		return envelope.Recipient{}, fmt.Errorf("it wrapped, but does not unwrap: %w", err)

@@ -64,11 +64,13 @@ func (b *Broker) passThrough(ctx context.Context, op *operation, req UnwrapReque
 
 // open has the KMS decrypt what it made for somebody else.
 func (r recipient) open(ctx context.Context, ciphertext []byte, pairs envelope.Pairs) ([]byte, error) {
-	if err := r.kms.admit("unwrap", r.Key); err != nil {
-		return nil, err
-	}
-	return r.kms.unwrap(ctx, backends.UnwrapRequest{
-		Key: r.Key, Reference: r.Key, Binding: backends.BindingAAD, Ciphertext: ciphertext,
-		Pairs: pairs.Map(), AssociatedData: pairs.Canonical(),
+	var plaintext []byte
+	err := r.kms.send(ctx, "unwrap", r.Key, true, nil, func() (err error) {
+		plaintext, err = r.kms.unwrap(ctx, backends.UnwrapRequest{
+			Key: r.Key, Reference: r.Key, Binding: backends.BindingAAD, Ciphertext: ciphertext,
+			Pairs: pairs.Map(), AssociatedData: pairs.Canonical(),
+		})
+		return err
 	})
+	return plaintext, err
 }

@@ -124,10 +124,15 @@ func serve(ctx context.Context, env *Env, opts serveOptions) error {
 	if err != nil {
 		return errors.Join(err, d.closeAudit(ctx))
 	}
+	spread := broker.DefaultStartSpread
+	if opts.dev {
+		spread = 0 // it has no fleet, and somebody waits for what it says
+	}
 	d.broker, err = broker.New(ctx, broker.Options{
 		Version: versionText(), BootID: bootclock.BootID(), Load: w.load, Audit: d.audit, Arena: arena,
 		Handover: relay.memory, Received: relay.received,
 		CacheCapacity: d.cfg.Cache.Capacity, CallTimeout: callTimeout, AuditTimeout: auditTimeout,
+		Patience: broker.DefaultPatience, StartSpread: spread,
 		Now: time.Now, Uptime: bootclock.Now, Random: rand.Reader, Logger: d.log, Observer: d.metrics,
 	}, settings)
 	if err != nil {
