@@ -21,9 +21,9 @@ const (
 )
 
 // What a KMS has turned away with "too many" is sent again after a pause that
-// doubles from retryFirst to retryLast. Each pause is drawn from zero to twice that,
+// doubles from retryFirst to retryLast, each a half more or less by chance,
 // so that a fleet that was turned away together does not come back together. A KMS
-// that takes calls again is asked within twice retryLast.
+// that takes calls again is so asked within 3 s by each who waits.
 const (
 	retryFirst = 500 * time.Millisecond
 	retryLast  = 2 * time.Second
@@ -44,7 +44,7 @@ func newRetries() retrypolicy.RetryPolicy[any] {
 		HandleIf(func(_ any, err error) bool { return throttled(err) }).
 		WithMaxRetries(-1).
 		WithBackoff(retryFirst, retryLast).
-		WithJitterFactor(1).
+		WithJitterFactor(0.5).
 		WithBudget(budget.NewBuilder().WithMaxRate(retryShare).WithMinConcurrency(retryLeast).Build()).
 		Build()
 }
