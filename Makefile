@@ -68,6 +68,13 @@ outage: build $(TOOLS)/vaultserver moto ## all KMSs gone for half an hour by a f
 		KEYBROKER_MOTO=$(TOOLS)/venv/bin/moto_server KEYBROKER_OUTAGE_CURVES=$(OUTAGE_DATA)/outage.json \
 		KEYBROKER_OUTAGE_TABLE=$(abspath $(OUTAGE_TABLE)) go test -count=1 -run '^TestOutage$$' .
 
+# Where the table of a fleet's restart is written to.
+STORM_TABLE ?= integration/results/storm.md
+.PHONY: storm
+storm: ## a thousand nodes restart at once before a KMS with a quota, with brokers and without
+	@mkdir -p $(dir $(STORM_TABLE))
+	cd integration && go run ./storm -table $(abspath $(STORM_TABLE))
+
 # moto needs Python. Without it the tests that need moto say so and are skipped,
 # but in CI that is an error.
 .PHONY: moto
