@@ -202,8 +202,8 @@ func New[K comparable, V any](cfg Config[K, V]) *Cache[K, V] {
 // Callers that miss the same key at the same time share one load: the loader of
 // the first. It runs under a context that has the values of the first caller's
 // ctx but not its deadline, and is cancelled when every caller that waits for it
-// has given up, Config.Linger after the last. A caller whose ctx ends returns context.Cause(ctx) at once and
-// disturbs nobody else.
+// has given up, Config.Linger after the last. A caller whose ctx ends returns
+// context.Cause(ctx) at once and disturbs nobody else.
 //
 // load is also kept to load the value again in the background; it must look up
 // for itself whatever may change until then. Such a load has the values of no
