@@ -4,9 +4,8 @@
 // All nodes are in this process: the brokers are real, with their AWS backend, their
 // AWS-KMS-compatible door and their audit log, each on a port of its own; the KMS is a
 // server that speaks AWS's protocol. What a store does when it starts is in tikv.go.
-// It fails if a node with a broker gave up, and, unless the machine is too busy to tell,
-// if their fleet took more than 1.2 times what the quota allows, or more than 1.1
-// requests a node.
+// It fails if a node with a broker gave up, and says so if their fleet took more than 1.2
+// times what the quota allows, or more than 1.1 requests a node.
 package main
 
 import (
@@ -89,8 +88,8 @@ func (f *fleet) run(ctx context.Context, table string) error {
 	if err := report(table, f.watched, brokers, direct[:]); err != nil {
 		return err
 	}
-	if !brokers.tells() {
-		fmt.Fprintf(f.said, "storm: SKIP: the machine is too busy to tell how long it takes: timers are %v late\n", brokers.late)
+	if missed := brokers.missed(); missed != "" {
+		fmt.Fprintf(f.said, "storm: not what is aimed at: %s; timers were %v late\n", missed, brokers.late)
 	}
 	return brokers.judge()
 }
