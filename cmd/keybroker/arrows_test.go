@@ -39,6 +39,7 @@ func arrows() map[string][]string {
 		"internal/secret":         {},
 		"internal/telemetry":      {"broker"},
 		"internal/tikv":           {"internal/secret"},
+		"internal/tpmseal":        {},
 		"proto/keybroker/v1":      {},
 	}
 }
@@ -62,6 +63,7 @@ func outward() map[string][]string {
 		"go.yaml.in/yaml/v4":                  {"internal/config", "cmd/keybroker"},
 		"github.com/pelletier/go-toml":        {"internal/tikv", "cmd/keybroker"},
 		"github.com/spf13/cobra":              {"cmd/keybroker"},
+		"github.com/google/go-tpm":            {"internal/tpmseal", "cmd/keybroker"},
 		"testing":                             {"backends/backendtest", "backends/gcpkms/gcptest"},
 	}
 }
