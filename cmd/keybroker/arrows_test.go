@@ -36,6 +36,7 @@ func arrows() map[string][]string {
 		"internal/config":         {"broker/policy"},
 		"internal/doctor":         {"internal/secret"},
 		"internal/handover":       {"internal/secret"},
+		"internal/persist":        {"internal/handover"},
 		"internal/secret":         {},
 		"internal/telemetry":      {"broker"},
 		"internal/tikv":           {"internal/secret"},

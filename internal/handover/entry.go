@@ -31,13 +31,13 @@ func (e Entry) String() string { return "handover.Entry(" + e.Backend + ", " + e
 // Format implements fmt.Formatter: String, whatever the verb.
 func (e Entry) Format(f fmt.State, _ rune) { fmt.Fprint(f, e.String()) }
 
-// errDamaged is why an entry cannot be read.
-var errDamaged = errors.New("handover: a damaged entry")
+// ErrDamaged is why an entry cannot be read.
+var ErrDamaged = errors.New("handover: a damaged entry")
 
 func (e Entry) texts() [texts]string { return [...]string{e.BootID, e.Part, e.Backend, e.Key, e.KEK} }
 
-// length is how long the entry is in a slot.
-func (e Entry) length() int {
+// Size is how many bytes Encode writes.
+func (e Entry) Size() int {
 	n := textAt
 	for _, text := range e.texts() {
 		n += 2 + len(text)
@@ -45,10 +45,10 @@ func (e Entry) length() int {
 	return n
 }
 
-// encode writes the entry, which fits, to slot, and returns its length. The key is
-// copied to no other place: whole blocks are hashed where they are, and it is in the
-// first.
-func (e Entry) encode(slot []byte) int {
+// Encode writes the entry to slot, which has room for it, and returns its Size. Its
+// IK is 32 bytes, and no text is longer than 64 KiB. The key is copied to no other
+// place: whole blocks are hashed where they are, and it is in the first.
+func (e Entry) Encode(slot []byte) int {
 	copy(slot[keyAt:loadedAtAt], e.IK)
 	binary.BigEndian.PutUint64(slot[loadedAtAt:], uint64(e.LoadedAt.UnixNano()))
 	n := textAt
@@ -62,13 +62,14 @@ func (e Entry) encode(slot []byte) int {
 	return n
 }
 
-// decode reads an entry that fills b. Its IK aliases b; all else is copied.
-func decode(b []byte) (Entry, error) {
+// Decode reads an entry that fills b. Its IK aliases b; all else is copied. The error
+// is ErrDamaged.
+func Decode(b []byte) (Entry, error) {
 	if len(b) < textAt+2*texts || len(b) > slotSize {
-		return Entry{}, errDamaged
+		return Entry{}, ErrDamaged
 	}
 	if sum := sha256.Sum256(b[keyAt:]); !bytes.Equal(sum[:], b[:keyAt]) {
-		return Entry{}, errDamaged
+		return Entry{}, ErrDamaged
 	}
 	e := Entry{
 		IK:       b[keyAt:loadedAtAt:loadedAtAt],
@@ -77,16 +78,16 @@ func decode(b []byte) (Entry, error) {
 	rest := b[textAt:]
 	for _, to := range []*string{&e.BootID, &e.Part, &e.Backend, &e.Key, &e.KEK} {
 		if len(rest) < 2 {
-			return Entry{}, errDamaged
+			return Entry{}, ErrDamaged
 		}
 		n := int(binary.BigEndian.Uint16(rest))
 		if rest = rest[2:]; n > len(rest) {
-			return Entry{}, errDamaged
+			return Entry{}, ErrDamaged
 		}
 		*to, rest = string(rest[:n]), rest[n:]
 	}
 	if len(rest) > 0 {
-		return Entry{}, errDamaged
+		return Entry{}, ErrDamaged
 	}
 	return e, nil
 }

@@ -71,7 +71,7 @@ func (m *Memory) Put(id [32]byte, e Entry) error {
 	switch {
 	case m.closed:
 		return ErrClosed
-	case len(e.IK) != keySize || e.length() > slotSize:
+	case len(e.IK) != keySize || e.Size() > slotSize:
 		return ErrSize
 	case len(m.free) == 0:
 		return ErrFull
@@ -81,7 +81,7 @@ func (m *Memory) Put(id [32]byte, e Entry) error {
 	m.taken[id] = slot
 	word := m.word(slot)
 	word.Store(busy)
-	if err := touching(func() { word.Store(valid | uint64(e.encode(m.slot(slot)))) }); err != nil { //nolint:gosec // at most slotSize
+	if err := touching(func() { word.Store(valid | uint64(e.Encode(m.slot(slot)))) }); err != nil { //nolint:gosec // at most slotSize
 		m.wipe(id)
 		return err
 	}

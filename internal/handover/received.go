@@ -108,7 +108,7 @@ func (r *Received) Each(f func(Entry)) (damaged int) {
 			damaged++
 			continue
 		}
-		e, err := decode(scratch[:length])
+		e, err := Decode(scratch[:length])
 		if err != nil {
 			damaged++
 			continue
