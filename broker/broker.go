@@ -14,6 +14,7 @@
 //	kms.go           calls a backend, unless breaker.go holds the call back
 //	retry.go         calls it again while it throttles
 //	handover.go      hands what is cached to the next process, and takes it over
+//	persist.go       keeps it in a sealed file, where nobody can hand it over
 //
 // Beside the requests, health.go checks every recipient, and has the cache forget
 // what a master key had opened that is now refused.
@@ -38,8 +39,8 @@ import (
 	"github.com/keybroker/keybroker/internal/secret"
 )
 
-// Options are what a Broker is made of. All fields but Handover and Received are
-// required.
+// Options are what a Broker is made of. All fields but Handover, Received and Persist
+// are required.
 type Options struct {
 	// Version of the program, for the audit.
 	Version string
@@ -62,6 +63,8 @@ type Options struct {
 	// still be served, and wipes it once that is on the record; the caller closes it.
 	// Nil: nothing was.
 	Received *handover.Received
+	// Persist is the sealed file. The zero value: there is none.
+	Persist Persist
 	// CacheCapacity is how many intermediate keys are cached; at least 1.
 	CacheCapacity int
 	// CallTimeout bounds a call, whatever deadline its caller set.
@@ -95,6 +98,7 @@ type Broker struct {
 	refusals      *audit.Refusals
 	arena         *secret.Arena
 	handover      *handover.Memory
+	persist       Persist
 	cache         *cache.Cache[[32]byte, *intermediate]
 	cacheCapacity int
 	callTimeout   time.Duration
@@ -131,6 +135,7 @@ func New(ctx context.Context, o Options, s Settings) (*Broker, error) {
 		refusals:      audit.NewRefusals(o.Audit, o.Uptime),
 		arena:         o.Arena,
 		handover:      o.Handover,
+		persist:       o.Persist,
 		cacheCapacity: o.CacheCapacity,
 		callTimeout:   o.CallTimeout,
 		patience:      o.Patience,
@@ -165,11 +170,7 @@ func New(ctx context.Context, o Options, s Settings) (*Broker, error) {
 		Event: audit.EventStart, Outcome: audit.OutcomeOK, BootID: o.BootID,
 		Detail: "version " + o.Version + ", config " + s.SHA256,
 	}
-	if o.Received != nil {
-		was := b.restore(snap, o.Received)
-		b.logRestored(was)
-		started.Detail += "; " + was.String()
-	}
+	started.Detail += b.restoreAll(snap, o)
 	if _, err := b.audit.Append(ctx, started); err != nil {
 		b.cache.Close()
 		return nil, fmt.Errorf("the audit's start record: %w", err)
@@ -178,6 +179,7 @@ func New(ctx context.Context, o Options, s Settings) (*Broker, error) {
 		// From here on something may be refused, which only Handover then forgets.
 		o.Received.Wipe()
 	}
+	b.commitSealed(ctx)
 	b.startsAt = b.uptime().Add(spread(o.StartSpread))
 	b.snap.Store(snap)
 	b.configured(snap)
@@ -189,7 +191,7 @@ func New(ctx context.Context, o Options, s Settings) (*Broker, error) {
 }
 
 // Close ends the Broker's background work, wipes the cache but not what is handed
-// over of it, writes the audit's
+// over or sealed of it, writes the audit's
 // stop record and closes the KMSs. The front doors are closed before it. ctx
 // bounds the wait for the record.
 func (b *Broker) Close(ctx context.Context) error {
@@ -197,7 +199,7 @@ func (b *Broker) Close(ctx context.Context) error {
 	b.cache.Close()
 	b.tasks.Wait()
 	err := b.refusals.Close(ctx)
-	_, unwritten := b.audit.Append(ctx, audit.Record{Event: audit.EventStop, Outcome: audit.OutcomeOK})
+	_, unwritten := b.audit.Append(ctx, audit.Record{Event: audit.EventStop, Outcome: audit.OutcomeOK, Detail: b.sealed(ctx)})
 	err = errors.Join(err, unwritten)
 	for _, m := range b.snap.Load().kmss {
 		err = errors.Join(err, m.of.KMS.Close())

@@ -21,6 +21,7 @@ import (
 	"github.com/keybroker/keybroker/broker/policy"
 	"github.com/keybroker/keybroker/cache"
 	"github.com/keybroker/keybroker/internal/handover"
+	"github.com/keybroker/keybroker/internal/persist"
 	"github.com/keybroker/keybroker/internal/secret"
 )
 
@@ -48,7 +49,9 @@ type fixture struct {
 	now      *fakeClock
 	// clock is both clocks of the Broker: now's, unless the test is about what
 	// passes by itself.
-	clock   func() time.Time
+	clock func() time.Time
+	// uptime is the Broker's second clock, if it is not the same as the first.
+	uptime  func() time.Time
 	arena   *secret.Arena
 	observe *observer
 	// What a restart needs; nil and empty unless the test is about that.
@@ -59,6 +62,23 @@ type fixture struct {
 	// the first checks.
 	patience, startSpread time.Duration
 	early                 bool
+	// What keeps the cache in a sealed file, likewise.
+	persist broker.Persist
+	place   sealedPlace
+	look    sealedLook
+}
+
+// sealedPlace is where a sealed file is, and what seals it.
+type sealedPlace struct {
+	path   string
+	sealer persist.KeyFile
+}
+
+// sealedLook is what was in a sealed file when it was last looked at.
+type sealedLook struct {
+	mu    sync.Mutex
+	bytes []byte
+	found map[[32]byte]bool
 }
 
 // fakeClock is both clocks of a Broker. It moves only when told.
@@ -107,11 +127,16 @@ func newFixture(t *testing.T, change ...func(*fixture)) *fixture {
 }
 
 func (f *fixture) options() broker.Options {
+	uptime := f.uptime
+	if uptime == nil {
+		uptime = f.clock
+	}
 	return broker.Options{
 		Version:       "test",
 		BootID:        f.bootID,
 		Handover:      f.memory,
 		Received:      f.received,
+		Persist:       f.persist,
 		Load:          func(context.Context) (broker.Settings, error) { return f.settings, f.loadErr },
 		Audit:         f.audit.Log,
 		Arena:         f.arena,
@@ -121,7 +146,7 @@ func (f *fixture) options() broker.Options {
 		StartSpread:   f.startSpread,
 		AuditTimeout:  5 * time.Second,
 		Now:           f.clock,
-		Uptime:        f.clock,
+		Uptime:        uptime,
 		Random:        rand.Reader,
 		Logger:        slog.New(slog.DiscardHandler),
 		Observer:      f.observe,

@@ -11,31 +11,43 @@ import (
 	"github.com/keybroker/keybroker/internal/handover"
 )
 
-// kept has the next process handed what the cache keeps. The cache is locked.
+// kept has the next process find what the cache keeps. The cache is locked.
 func (b *Broker) kept(id [32]byte, held *intermediate, loadedAt time.Time) {
-	if b.handover == nil {
+	if b.handover == nil && b.persist.File == nil {
 		return
 	}
 	err := held.bytes.Use(func(ik []byte) error {
-		return b.handover.Put(id, handover.Entry{
+		e := handover.Entry{
 			IK: ik, LoadedAt: loadedAt, BootID: b.bootID,
 			Part: held.part.Encoded(), Backend: held.opener.Backend, Key: held.opener.Key, KEK: held.kek,
-		})
+		}
+		return errors.Join(b.handOver(id, e), b.keepSealed(id, e))
 	})
 	if err != nil {
-		b.handover.Wipe(id)
-		if errors.Is(err, handover.ErrFull) {
-			return // the cache is larger than what is handed over of it
-		}
+		b.left(id)
 		b.log.Warn("an intermediate key is cached but would not outlive a restart", "key", held.key, "error", err)
 	}
 }
 
-// left has the next process not handed what the cache no longer keeps. The cache is
+func (b *Broker) handOver(id [32]byte, e handover.Entry) error {
+	if b.handover == nil {
+		return nil
+	}
+	err := b.handover.Put(id, e)
+	if errors.Is(err, handover.ErrFull) {
+		return nil // the cache is larger than what is handed over of it
+	}
+	return err
+}
+
+// left has the next process not find what the cache no longer keeps. The cache is
 // locked, so nobody has been told yet why it left.
 func (b *Broker) left(id [32]byte) {
 	if b.handover != nil {
 		b.handover.Wipe(id)
+	}
+	if b.persist.File != nil {
+		b.persist.File.Wipe(id)
 	}
 }
 
@@ -53,16 +65,20 @@ func drops() []string { return []string{dropDamaged, dropClock, dropExpired, dro
 
 // restored is what became of what the former process left.
 type restored struct {
+	// what was left, and who it is of.
+	what, of string
 	// ignored is why nothing of it was read.
 	ignored error
 	kept    int
 	dropped map[string]int
+	// youngest is when the last entry of each recipient was loaded.
+	youngest map[keyRecipient]time.Time
 }
 
 // String is what the audit and the log say of it.
 func (r restored) String() string {
 	if r.ignored != nil {
-		return "what the former process left is ignored: " + r.ignored.Error()
+		return r.what + " is ignored: " + r.ignored.Error()
 	}
 	var why []string
 	all := 0
@@ -72,7 +88,7 @@ func (r restored) String() string {
 			all += n
 		}
 	}
-	text := fmt.Sprintf("intermediate keys of the former process: %d restored, %d dropped", r.kept, all)
+	text := fmt.Sprintf("intermediate keys of %s: %d restored, %d dropped", r.of, r.kept, all)
 	if all > 0 {
 		text += " (" + strings.Join(why, ", ") + ")"
 	}
@@ -82,40 +98,55 @@ func (r restored) String() string {
 // logRestored tells the operator what became of what the former process left.
 func (b *Broker) logRestored(r restored) {
 	if r.ignored != nil {
-		b.log.Warn("what the former process left in its hand-over memory is ignored", "error", r.ignored)
+		b.log.Warn(r.what+" is ignored", "error", r.ignored)
 		return
 	}
 	b.log.Info(r.String())
 }
 
-// restore caches what the former process left, as far as it verifies, is still
+// restore caches what the former process handed over, as far as it verifies, is still
 // configured and is not too old. It is as old as it was, and no envelope is made
 // with it: how often it was used for that is
 // not known.
 func (b *Broker) restore(snap *snapshot, from *handover.Received) restored {
-	r := restored{ignored: from.Err(), dropped: map[string]int{}}
-	youngest := map[keyRecipient]time.Time{}
-	damaged := from.Each(func(e handover.Entry) {
-		opened, p, why := b.restoreEntry(snap, e)
-		if why != "" {
-			r.dropped[why]++
+	r := restored{
+		what: "what the former process left", of: "the former process",
+		ignored: from.Err(), dropped: map[string]int{}, youngest: map[keyRecipient]time.Time{},
+	}
+	r.dropped[dropDamaged] += from.Each(func(e handover.Entry) {
+		if !b.ofThisBoot(e) || e.LoadedAt.After(b.uptime()) {
+			r.dropped[dropClock]++
 			return
 		}
-		r.kept++
-		// A master key that was refused meanwhile is found by the first check: it opens
-		// again what it has opened last.
-		if e.LoadedAt.After(youngest[opened]) {
-			youngest[opened] = e.LoadedAt
-			b.conditions.prove(opened, p)
-		}
+		b.restoreEntry(snap, e, &r)
 	})
-	r.dropped[dropDamaged] += damaged
 	return r
 }
 
-// restoreEntry caches one entry, and returns the recipient that had opened it and
-// what that can be checked with; or says why it was dropped.
-func (b *Broker) restoreEntry(snap *snapshot, e handover.Entry) (opened keyRecipient, p proof, dropped string) {
+// ofThisBoot tells whether the ages of e count by this boot's clock. An unknown boot
+// is not this one.
+func (b *Broker) ofThisBoot(e handover.Entry) bool { return b.bootID != "" && e.BootID == b.bootID }
+
+// restoreEntry caches one entry, whose LoadedAt is by this boot's clock, or counts in r
+// why it was dropped.
+func (b *Broker) restoreEntry(snap *snapshot, e handover.Entry, r *restored) {
+	by, p, dropped := b.cacheEntry(snap, e)
+	if dropped != "" {
+		r.dropped[dropped]++
+		return
+	}
+	r.kept++
+	// A master key that was refused meanwhile is found by the first check: it opens
+	// again what it has opened last.
+	if last, ok := r.youngest[by]; !ok || e.LoadedAt.After(last) {
+		r.youngest[by] = e.LoadedAt
+		b.conditions.prove(by, p)
+	}
+}
+
+// cacheEntry caches one entry, and returns the recipient that had opened it and what
+// that can be checked with; or says why it was dropped.
+func (b *Broker) cacheEntry(snap *snapshot, e handover.Entry) (opened keyRecipient, p proof, dropped string) {
 	part, err := envelope.ParseIKPart([]byte(e.Part))
 	if err != nil || part.Verify(e.IK) != nil {
 		return opened, p, dropDamaged
@@ -127,10 +158,6 @@ func (b *Broker) restoreEntry(snap *snapshot, e handover.Entry) (opened keyRecip
 	by, wrap, ok := k.opened(part, e)
 	if !ok {
 		return opened, p, dropUnlisted
-	}
-	// An unknown boot is not this one.
-	if b.bootID == "" || e.BootID != b.bootID || e.LoadedAt.After(b.uptime()) {
-		return opened, p, dropClock
 	}
 	if b.uptime().Sub(e.LoadedAt) >= k.Limits.Until() {
 		return opened, p, dropExpired

@@ -466,10 +466,11 @@ func TestFailedStartHandsOnWhatItGot(t *testing.T) {
 	})
 }
 
-// watch looks at the memory at each step that looks at the clock: whoever is killed
-// after the record or the answer must not find there again what was refused.
+// watch looks at the copy of the cache at each step that looks at the clock: whoever
+// is killed after the record or the answer must not find there again what was refused.
 type watch struct {
 	t       *testing.T
+	parts   func(*fixture) map[[32]byte]bool
 	mu      sync.Mutex
 	f       *fixture
 	id      [32]byte
@@ -482,7 +483,7 @@ func (w *watch) look() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.f != nil {
-		w.present = append(w.present, parts(w.t, w.f.memory)[w.id])
+		w.present = append(w.present, w.parts(w.f)[w.id])
 		w.lines = append(w.lines, len(w.f.audit.lines(w.t)))
 	}
 }
@@ -500,6 +501,20 @@ func (w *watch) end() {
 }
 
 func TestRefusedNeverComesBack(t *testing.T) {
+	t.Run("from the hand-over memory", func(t *testing.T) {
+		refusedNeverComesBack(t, mirrored, (*fixture).killed, func(f *fixture) map[[32]byte]bool { return parts(f.t, f.memory) })
+	})
+	t.Run("from the sealed file", func(t *testing.T) {
+		refusedNeverComesBack(t, sealed, (*fixture).killedSealed, (*fixture).sealedParts)
+	})
+}
+
+// refusedNeverComesBack is for one copy of the cache: how a fixture with one is made, and
+// the one after it, and what is in the copy.
+func refusedNeverComesBack(t *testing.T, first func(*testing.T, ...func(*fixture)) *fixture,
+	after func(*fixture, ...func(*fixture)) *fixture, parts func(*fixture) map[[32]byte]bool,
+) {
+	t.Helper()
 	disabled := backends.Errorf(backends.Disabled, "unwrap", "a", "as the test asked")
 	for name, tc := range map[string]struct {
 		change func(*fixture)
@@ -511,6 +526,12 @@ func TestRefusedNeverComesBack(t *testing.T) {
 		"refused to a caller": {nil, func(f *fixture, wrapped []byte) {
 			f.one.fail.Store(disabled)
 			time.Sleep(time.Hour)
+			_, err := f.unwrap(wrapped, nil)
+			wantReason(f.t, err, broker.KEKDisabled)
+		}, "unwrap"},
+		"refused to a caller, before a check": {func(f *fixture) { f.settings.Keys[0].CheckInterval = 24 * time.Hour }, func(f *fixture, wrapped []byte) {
+			time.Sleep(time.Hour + time.Second)
+			f.one.fail.Store(disabled)
 			_, err := f.unwrap(wrapped, nil)
 			wantReason(f.t, err, broker.KEKDisabled)
 		}, "unwrap"},
@@ -536,17 +557,18 @@ func TestRefusedNeverComesBack(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w := &watch{t: t}
+				w := &watch{t: t, parts: parts}
 				change := tc.change
 				if change == nil {
 					change = func(*fixture) {}
 				}
-				f := mirrored(t, change, func(f *fixture) {
+				f := first(t, change, func(f *fixture) {
 					f.clock = func() time.Time { w.look(); return time.Now() }
 				})
 				_, wrapped := f.generate(uidTiKV, "tikv", nil)
-				if !parts(t, f.memory)[f.partOf(wrapped)] {
-					t.Fatal("it is not handed over")
+				synctest.Wait()
+				if !parts(f)[f.partOf(wrapped)] {
+					t.Fatal("it would not come back anyhow")
 				}
 				settings := f.settings
 				f.settings.Keys = append([]broker.Key(nil), f.settings.Keys...)
@@ -554,8 +576,8 @@ func TestRefusedNeverComesBack(t *testing.T) {
 				w.begin(f, wrapped)
 				tc.leave(f, wrapped)
 				w.end()
-				if parts(t, f.memory)[f.partOf(wrapped)] {
-					t.Error("it is handed over after the answer")
+				if parts(f)[f.partOf(wrapped)] {
+					t.Error("it would come back after the answer")
 				}
 				said := len(f.audit.lines(t)) + 1
 				for i, r := range f.audit.since(t, records) {
@@ -576,7 +598,7 @@ func TestRefusedNeverComesBack(t *testing.T) {
 				}
 				// All as before, but that nobody can be asked.
 				f.one.down(backends.Unavailable)
-				next := f.killed(func(f *fixture) { f.settings = settings })
+				next := after(f, func(f *fixture) { f.settings = settings })
 				_, err := next.unwrap(wrapped, nil)
 				wantReason(t, err, broker.BackendUnavailable)
 			})

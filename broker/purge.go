@@ -63,7 +63,7 @@ func (b *Broker) Purge(ctx context.Context, call Call, name string, force bool) 
 // envelopes of theirs are made with.
 func (b *Broker) purge(match func(name string) bool) int {
 	b.writers.overtake(match)
-	n := b.cache.Purge(func(_ [32]byte, held *intermediate) bool { return match(held.key) })
+	n := b.purgeCached(func(_ [32]byte, held *intermediate) bool { return match(held.key) })
 	b.observe.CacheEntries(b.cache.Len())
 	return n
 }

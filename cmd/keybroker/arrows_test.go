@@ -23,7 +23,7 @@ func arrows() map[string][]string {
 		"backends/gcpkms":         {"backends"},
 		"backends/gcpkms/gcptest": {}, // a server for tests, also those of others
 		"backends/vault":          {"backends"},
-		"broker":                  {"audit", "backends", "broker/envelope", "broker/peer", "broker/policy", "cache", "internal/handover", "internal/secret"},
+		"broker":                  {"audit", "backends", "broker/envelope", "broker/peer", "broker/policy", "cache", "internal/handover", "internal/persist", "internal/secret"},
 		"broker/admin":            {},
 		"broker/awsapi":           {"broker", "broker/awsapi/sigv4", "broker/peer", "internal/secret"},
 		"broker/awsapi/sigv4":     {},

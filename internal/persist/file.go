@@ -54,6 +54,7 @@ type File struct {
 	moved       chan struct{} // closed, and replaced, when done has changed
 	gone        bool
 	destroyed   error // how that went, once gone
+	late        error // why Commit was given up while the disk was busy
 	committed   bool
 	closed      bool
 
@@ -169,6 +170,11 @@ func (f *File) wipe(id [32]byte) {
 func (f *File) write(slot int, b []byte) {
 	f.todo[slot] = b
 	f.asked++
+	f.stir()
+}
+
+// stir has the goroutine look for what is to be done. f.mu is held, f is not closed.
+func (f *File) stir() {
 	select {
 	case f.wake <- struct{}{}:
 	default:
@@ -180,6 +186,13 @@ func (f *File) Len() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return len(f.taken)
+}
+
+// Gone tells whether the file was given up.
+func (f *File) Gone() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.gone
 }
 
 // Settle returns once all that was put and wiped before is on disk, or the file is
@@ -202,17 +215,21 @@ func (f *File) Settle(ctx context.Context) error {
 }
 
 // Commit puts the file in place of the one at Path, with all that was put and wiped
-// before, once that is on disk. If that fails, both are destroyed.
+// before, once that is on disk. If that fails, or ctx ends before, both are destroyed;
+// a disk that does not answer, as soon as it does.
 func (f *File) Commit(ctx context.Context) error {
 	if err := f.Settle(ctx); err != nil {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if !f.closed {
+			f.late = err
+			f.stir()
+		}
 		return err
 	}
 	f.disk.Lock()
 	defer f.disk.Unlock()
-	f.mu.Lock()
-	gone := f.gone
-	f.mu.Unlock()
-	if gone {
+	if f.Gone() {
 		return ErrGone
 	}
 	err := f.file.Sync() // the header, if nothing was put
@@ -277,12 +294,15 @@ func (f *File) flush() {
 	f.mu.Lock()
 	todo, until := f.todo, f.asked
 	f.todo = map[int][]byte{}
-	gone := f.gone
+	gone, err := f.gone, f.late
 	f.mu.Unlock()
-	if len(todo) == 0 || gone {
+	if gone || len(todo) == 0 && err == nil {
 		return
 	}
-	if err := f.writeSlots(todo); err != nil {
+	if err == nil {
+		err = f.writeSlots(todo)
+	}
+	if err != nil {
 		f.giveUp(err)
 		return
 	}
