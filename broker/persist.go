@@ -19,7 +19,7 @@ type Persist struct {
 	File *persist.File
 	// Left is the file of the former process. New restores from it what may still be
 	// served, unless the former process has handed its cache over. The Broker does not
-	// close it. Nil: there is none.
+	// close it. Nil: nobody has looked for one.
 	Left *persist.Left
 	// MaxAge is how old an entry of Left may be, since a KMS opened it.
 	MaxAge time.Duration
@@ -44,19 +44,20 @@ func (b *Broker) keepSealed(id [32]byte, e handover.Entry) error {
 
 // purgeCached wipes what match says from the cache, and returns how many, once no restart
 // brings it back.
-func (b *Broker) purgeCached(match func([32]byte, *intermediate) bool) int {
+func (b *Broker) purgeCached(ctx context.Context, match func([32]byte, *intermediate) bool) int {
 	n := b.cache.Purge(match)
-	b.settle()
+	b.settle(ctx)
 	return n
 }
 
 // settle returns once what left the cache is off the disk, too. That it may still be
 // there is told to the operator, and changes no answer: it is no longer served here.
-func (b *Broker) settle() {
+// Who has given up meanwhile does not end the wait.
+func (b *Broker) settle(ctx context.Context) {
 	if b.persist.File == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), b.auditTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), b.auditTimeout)
 	defer cancel()
 	if err := b.persist.File.Settle(ctx); err != nil {
 		b.log.Error("what was wiped from the cache may still be in its sealed file, and come back with a restart (docs/restart.md)", "error", err)
@@ -118,8 +119,6 @@ func (b *Broker) restoreAll(snap *snapshot, o Options) (told string) {
 		was := b.restoreSealed(snap, o.Persist.Left, o.Persist.MaxAge)
 		b.logRestored(was)
 		tell(was.String())
-	case o.Persist.File != nil:
-		tell("the cache is kept in a sealed file; there was none")
 	}
 	return told
 }

@@ -44,7 +44,7 @@ func (b *Broker) Purge(ctx context.Context, call Call, name string, force bool) 
 				}
 			}
 		}
-		purged = b.purge(func(of string) bool { return name == "" || of == keys[0].Name })
+		purged = b.purge(ctx, func(of string) bool { return name == "" || of == keys[0].Name })
 		for _, k := range keys {
 			for _, r := range k.recipients {
 				// With nothing cached, what is known of them decides readiness.
@@ -61,9 +61,9 @@ func (b *Broker) Purge(ctx context.Context, call Call, name string, force bool) 
 
 // purge wipes what is cached of the keys whose names match, and drops what new
 // envelopes of theirs are made with.
-func (b *Broker) purge(match func(name string) bool) int {
+func (b *Broker) purge(ctx context.Context, match func(name string) bool) int {
 	b.writers.overtake(match)
-	n := b.purgeCached(func(_ [32]byte, held *intermediate) bool { return match(held.key) })
+	n := b.purgeCached(ctx, func(_ [32]byte, held *intermediate) bool { return match(held.key) })
 	b.observe.CacheEntries(b.cache.Len())
 	return n
 }

@@ -128,9 +128,11 @@ func serve(ctx context.Context, env *Env, opts serveOptions) error {
 	if opts.dev {
 		spread = 0 // it has no fleet, and somebody waits for what it says
 	}
+	sealed := openPersist(d.cfg.Cache, d.log)
+	defer closePersist(ctx, sealed, d.log)
 	d.broker, err = broker.New(ctx, broker.Options{
 		Version: versionText(), BootID: bootclock.BootID(), Load: w.load, Audit: d.audit, Arena: arena,
-		Handover: relay.memory, Received: relay.received,
+		Handover: relay.memory, Received: relay.received, Persist: sealed,
 		CacheCapacity: d.cfg.Cache.Capacity, CallTimeout: callTimeout, AuditTimeout: auditTimeout,
 		Patience: broker.DefaultPatience, StartSpread: spread,
 		Now: time.Now, Uptime: bootclock.Now, Random: rand.Reader, Logger: d.log, Observer: d.metrics,
@@ -139,6 +141,7 @@ func serve(ctx context.Context, env *Env, opts serveOptions) error {
 		return errors.Join(err, d.closeAudit(ctx))
 	}
 	relay.pass()
+	_ = sealed.Left.Close() // it was only read
 	err = d.run(ctx)
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()

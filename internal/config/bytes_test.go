@@ -63,7 +63,7 @@ func TestBytes(t *testing.T) {
 		// 日本語 is nine bytes, and 🔑 four bytes and two units of UTF-16: columns
 		// count characters.
 		{"columns", base + "cache: {\"日本語\": 🔑, capacity: 0}\n",
-			"c.yaml:13:9: cache.\"日本語\": found an unknown key; want one of capacity, handover\n" +
+			"c.yaml:13:9: cache.\"日本語\": found an unknown key; want one of capacity, handover, persist\n" +
 				"c.yaml:13:29: cache.capacity: found the number 0; want a whole number from 1 to 1048576, in decimal digits"},
 
 		{"as deep as may be", base + "cache: " + strings.Repeat("[", 15) + "1" + strings.Repeat("]", 15) + "\n",

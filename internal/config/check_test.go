@@ -55,6 +55,9 @@ func checkConfig(t *testing.T, c *config.Config) {
 	if c.Cache.Capacity < 1 || c.Memory.Size < 32*c.Cache.Capacity {
 		t.Errorf("memory of %d bytes for %d keys", c.Memory.Size, c.Cache.Capacity)
 	}
+	if p := c.Cache.Persist; p != nil && (!clean(p.Path) || (p.KeyFile == "") == (p.TPM == "") || p.MaxAge <= 0) {
+		t.Errorf("cache.persist: %+v", p)
+	}
 }
 
 func checkListen(t *testing.T, l config.Listen) {

@@ -348,6 +348,8 @@ type Cache struct {
 	// Handover has the cache handed to the next process, where a service manager can
 	// hold it meanwhile.
 	Handover bool
+	// Persist is the sealed file that a copy of it is kept in. Nil: none.
+	Persist *Persist
 }
 
 // The defaults, where they are not obvious from the field.

@@ -117,6 +117,7 @@ backends:
 keys: {tikv: {recipients: [{backend: file, key: tikv}]}}
 clients: {tikv: {match: {unix: {user: tikv}}}, br: {match: {aws: {access_key_id: kb1, secret_key_file: /s, user: tikv}}}}
 audit: {path: /audit.jsonl}
+cache: {persist: {path: /cache.sealed, tpm: /dev/tpmrm0}}
 `
 
 // A default that the document writes as a value changes nothing when it is
@@ -354,8 +355,17 @@ func mustRead(t *testing.T, path string) []byte {
 // full.yaml shows every key, if only in a comment.
 func TestFullExampleHasEveryKey(t *testing.T) {
 	text := string(mustRead(t, examples+"/full.yaml"))
+	now := map[string]bool{} // names that some block has in this version
+	for _, entries := range config.Schema() {
+		for _, e := range entries {
+			now[e.Name] = now[e.Name] || !e.Later
+		}
+	}
 	for block, entries := range config.Schema() {
 		for _, e := range entries {
+			if e.Later && now[e.Name] {
+				continue
+			}
 			shown := regexp.MustCompile(`(?m)(^ *(# )?|[{ ])` + e.Name + `:`).MatchString(text)
 			if shown == e.Later {
 				t.Errorf("%s.%s: shown %v, later %v", block, e.Name, shown, e.Later)

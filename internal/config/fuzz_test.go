@@ -72,6 +72,7 @@ func dumpOf(c *config.Config) string {
 	for _, client := range c.Clients {
 		fmt.Fprintf(&b, "%+v ", client.Match.AWS)
 	}
+	fmt.Fprintf(&b, "%+v ", c.Cache.Persist)
 	fmt.Fprintf(&b, "%+v %+v %+v %+v", c.Listen.GRPC, c.Listen.GRPCTCP, c.Listen.AWSKMS, c.Listen.Admin)
 	return b.String()
 }

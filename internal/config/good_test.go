@@ -213,7 +213,10 @@ func TestEverything(t *testing.T) {
 			Rotate: config.Rotate{MaxSize: 5 << 20, MaxAge: time.Hour, Keep: 7, KeepAge: 720 * time.Hour, KeepSize: 1 << 30},
 		},
 		Memory: config.Memory{Size: 64 << 20},
-		Cache:  config.Cache{Capacity: 1000000},
+		Cache: config.Cache{
+			Capacity: 1000000,
+			Persist:  &config.Persist{Path: "/var/lib/keybroker/cache.sealed", TPM: "/dev/tpmrm0", MaxAge: 7 * 24 * time.Hour},
+		},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("%s", difference(dump(t, got), dump(t, want)))

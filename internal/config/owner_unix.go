@@ -15,3 +15,13 @@ func owner(info fs.FileInfo) (uint32, bool) {
 	}
 	return st.Uid, true
 }
+
+// sameDevice tells whether two files are on the same file system.
+func sameDevice(a, b fs.FileInfo) bool {
+	one, ok := a.Sys().(*syscall.Stat_t)
+	if !ok {
+		return false
+	}
+	other, ok := b.Sys().(*syscall.Stat_t)
+	return ok && one.Dev == other.Dev
+}

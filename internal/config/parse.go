@@ -91,6 +91,9 @@ func (w *walker) parse(data []byte) *Config {
 		handover := "auto"
 		b.oneOf("handover", &handover)
 		c.Cache = Cache{Capacity: int(n), Handover: handover == "auto"}
+		if v, ok := b.fields["persist"]; ok {
+			c.Cache.Persist = w.persist(v)
+		}
 	}
 	c.Memory = Memory{RequireLocked: true, Size: DefaultMemorySize}
 	if v, ok := b.fields["memory"]; ok {

@@ -73,7 +73,7 @@ func (b block) file(name string, dst *string, use fileUse) {
 // need has Load look at a file. A relative path to a private one is perhaps not
 // meant as a path.
 func (w *walker) need(v value, path string, use fileUse) {
-	doubtful := (use == private || use == secretKey) && !strings.HasPrefix(v.node.Value, credentialsVariable) && !filepath.IsAbs(v.node.Value)
+	doubtful := (use == private || use == secretKey || use == sealKey) && !strings.HasPrefix(v.node.Value, credentialsVariable) && !filepath.IsAbs(v.node.Value)
 	w.files = append(w.files, neededFile{path: path, use: use, doubtful: doubtful, at: w.at(v.node, v.path, "", "")})
 }
 

@@ -30,6 +30,12 @@ const (
 	parent
 	// secretKey is private, and ReadSecretKey takes it.
 	secretKey
+	// sealKey is private, and has MinPersistKey to MaxPersistKey bytes.
+	sealKey
+	// tpmDevice is a device that may be missing, and apart a file that should not be on
+	// the same file system as another. Both are only warned of.
+	tpmDevice
+	apart
 )
 
 // neededFile is a file that the configuration names.
@@ -40,6 +46,8 @@ type neededFile struct {
 	doubtful bool
 	// mode is what a directory that is missing should be made with.
 	mode fs.FileMode
+	// from is the file that it should be apart from.
+	from string
 	// at is where it is named; Found and Want are filled in.
 	at Problem
 }
@@ -48,8 +56,8 @@ type neededFile struct {
 // directories that are missing.
 func (w *walker) checkFiles() {
 	for _, f := range w.files {
-		if f.use == parent {
-			if found, want := f.checkParent(); found != "" {
+		if warn := f.warning(); warn != nil {
+			if found, want := warn(); found != "" {
 				f.at.Found, f.at.Want = found, want
 				w.warnings = append(w.warnings, f.at)
 			}
@@ -63,6 +71,20 @@ func (w *walker) checkFiles() {
 			f.at.Found, f.at.Want = found, want
 			w.problems = append(w.problems, f.at)
 		}
+	}
+}
+
+// warning is the check of a file that is only warned of, nil for others.
+func (f neededFile) warning() func() (found, want string) {
+	switch f.use {
+	case parent:
+		return f.checkParent
+	case tpmDevice:
+		return f.checkTPM
+	case apart:
+		return f.checkApart
+	default:
+		return nil
 	}
 }
 
@@ -139,7 +161,7 @@ func (f neededFile) check() (found, want string) {
 		if mode&0o022 != 0 {
 			return is + ": others may write it", "a file that only root and the broker's user may write" + chmod("go-w", f.path)
 		}
-	case private, secretKey:
+	case private, secretKey, sealKey:
 		if mode&0o077 != 0 && (!isShared(uid) || mode&0o037 != 0) {
 			return is + ": others may use it", "mode 0600" + chmod("go=", f.path) + asRoot()
 		}
@@ -155,10 +177,14 @@ func (f neededFile) check() (found, want string) {
 	if err := opens(f.path); err != nil {
 		return is + ": " + reason(err), "a " + what + " that the broker's user may read"
 	}
-	if f.use == secretKey {
+	switch f.use {
+	case secretKey:
 		return wrongSecretKey(f.path)
+	case sealKey:
+		return wrongSealKey(f.path, info)
+	default:
+		return "", ""
 	}
-	return "", ""
 }
 
 // opens tells whether the file or directory can be read; it reads nothing of it.

@@ -96,8 +96,9 @@ func schema() map[string][]entry {
 			oneOf(may("on_failure"), "deny", "allow"),
 			may("rotate"), may("signing_key"), may("checkpoint_interval"), may("strict_start"),
 		},
-		"audit.rotate": {may("max_size"), may("max_age"), may("keep"), may("keep_age"), may("keep_size"), may("compress")},
-		"memory":       {oneOf(may("locked"), "require", "prefer"), may("size")},
-		"cache":        {may("capacity"), oneOf(may("handover"), "auto", "off"), later("persist")},
+		"audit.rotate":  {may("max_size"), may("max_age"), may("keep"), may("keep_age"), may("keep_size"), may("compress")},
+		"memory":        {oneOf(may("locked"), "require", "prefer"), may("size")},
+		"cache":         {may("capacity"), oneOf(may("handover"), "auto", "off"), may("persist")},
+		"cache.persist": {must("path"), may("key_file"), may("tpm"), may("max_age")},
 	}
 }

@@ -118,9 +118,9 @@ func (l *Left) Each(f func(Entry)) (damaged int) {
 	return damaged
 }
 
-// Close closes the file, and leaves it as it is.
+// Close closes the file, and leaves it as it is. A nil Left has none.
 func (l *Left) Close() error {
-	if l.file == nil {
+	if l == nil || l.file == nil {
 		return nil
 	}
 	l.count = 0
