@@ -47,6 +47,13 @@ if have systemd-analyze "apt-get install systemd"; then
 	done
 	systemd-analyze verify --man=no "$units"/*
 	systemd-analyze security --offline=true --threshold=15 "$units/keybroker.service" | tail -1
+	for dropin in deploy/systemd/persist-*.conf; do
+		mkdir -p "$units/keybroker.service.d"
+		cp "$dropin" "$units/keybroker.service.d/"
+		systemd-analyze verify --man=no "$units"/*.service "$units"/*.socket
+		systemd-analyze security --offline=true --threshold=20 "$units/keybroker.service" | tail -1
+		rm -r "$units/keybroker.service.d"
+	done
 fi
 
 (cd deploy/lint/kubernetes && go run . ../../kubernetes/*.yaml)
