@@ -283,7 +283,7 @@ func (b *Broker) proveRecipient(k *key, r recipient, mayWrap bool) error {
 	}
 	whole := !mayWrap || again != nil && refusal(backends.ClassOf(again), true)
 	refusedKEK := kekName(p.wrap.Reference, p.wrap.Version)
-	n := b.purgeCached(b.ctx, func(_ [32]byte, held *intermediate) bool {
+	n, _ := b.purgeCached(b.ctx, func(_ [32]byte, held *intermediate) bool {
 		return held.key == k.Name && held.opener == r.Recipient && held.by == r.kms && (whole || held.kek == refusedKEK)
 	})
 	b.log.Warn("a master key is refused; what it had opened is wiped from the cache",

@@ -64,7 +64,7 @@ func (b *Broker) open(ctx context.Context, op *operation, k *key, part *envelope
 		}
 		if !k.covers(held) {
 			// Opened, around a reload, by a recipient that is listed no more.
-			b.purgeCached(ctx, func(_ [32]byte, i *intermediate) bool { return i == held })
+			_, _ = b.purgeCached(ctx, func(_ [32]byte, i *intermediate) bool { return i == held })
 			continue
 		}
 		b.observe.Lookup(k.Name, lookupResult(source))

@@ -104,7 +104,7 @@ func (b *Broker) load(ctx context.Context, k *key, part *envelope.IKPart) (*inte
 				if refusal(backends.ClassOf(a.err), failed.known) && ctx.Err() == nil {
 					refusals++
 					b.cache.Drop(part.ID())
-					b.settle(ctx)
+					_ = b.settle(ctx) // it is refused all the same
 				}
 			}
 			// Whoever was to be waited for next has nothing to say any more.

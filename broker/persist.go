@@ -43,25 +43,26 @@ func (b *Broker) keepSealed(id [32]byte, e handover.Entry) error {
 }
 
 // purgeCached wipes what match says from the cache, and returns how many, once no restart
-// brings it back.
-func (b *Broker) purgeCached(ctx context.Context, match func([32]byte, *intermediate) bool) int {
+// brings it back. The error is settle's.
+func (b *Broker) purgeCached(ctx context.Context, match func([32]byte, *intermediate) bool) (int, error) {
 	n := b.cache.Purge(match)
-	b.settle(ctx)
-	return n
+	return n, b.settle(ctx)
 }
 
 // settle returns once what left the cache is off the disk, too. That it may still be
-// there is told to the operator, and changes no answer: it is no longer served here.
+// there is an error that the operator has been told: it is no longer served here.
 // Who has given up meanwhile does not end the wait.
-func (b *Broker) settle(ctx context.Context) {
+func (b *Broker) settle(ctx context.Context) error {
 	if b.persist.File == nil {
-		return
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), b.auditTimeout)
 	defer cancel()
-	if err := b.persist.File.Settle(ctx); err != nil {
+	err := b.persist.File.Settle(ctx)
+	if err != nil {
 		b.log.Error("what was wiped from the cache may still be in its sealed file, and come back with a restart (docs/restart.md)", "error", err)
 	}
+	return err
 }
 
 // restoreSealed caches what is in the sealed file of the former process, by the rules

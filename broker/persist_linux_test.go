@@ -8,10 +8,13 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/broker"
@@ -406,6 +409,87 @@ func TestHandedOverWins(t *testing.T) {
 				synctest.Wait()
 				if id := next.partOf(wrapped); !parts(t, next.memory)[id] || !next.sealedParts()[id] {
 					t.Error("it is not in both copies again")
+				}
+			})
+		})
+	}
+}
+
+// breakDisk has every further write to the open file at path fail: its descriptor
+// becomes one that cannot be written.
+func breakDisk(t *testing.T, path string) {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if to, err := os.Readlink("/proc/self/fd/" + e.Name()); err != nil || to != path {
+			continue
+		}
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		null, err := os.Open(os.DevNull)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer null.Close()
+		if err := unix.Dup3(int(null.Fd()), fd, unix.O_CLOEXEC); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	t.Fatalf("nobody has %s open", path)
+}
+
+// A disk that fails costs the file, and no call; a purge of which it is not known that
+// it reached the disk is not said to be one.
+func TestSealedFileOfABrokenDisk(t *testing.T) {
+	for name, tc := range map[string]struct {
+		spoil  func(t *testing.T, path string)
+		reason broker.Reason // of the purge; empty: it succeeds
+		stop   string
+	}{
+		"that lets it be removed": {func(*testing.T, string) {}, "", "the sealed file was given up"},
+		// A directory that is not empty is neither overwritten nor removed.
+		"that does not": {func(t *testing.T, path string) {
+			if err := errors.Join(os.Remove(path), os.MkdirAll(filepath.Join(path, "x"), 0o700)); err != nil {
+				t.Fatal(err)
+			}
+		}, broker.Internal, "the sealed file may not be what it should"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := sealed(t)
+				_, wrapped := f.generate(uidTiKV, "tikv", nil)
+				synctest.Wait()
+				breakDisk(t, f.place.path)
+				tc.spoil(t, f.place.path)
+				n, err := f.Purge(t.Context(), by(uidOps), "tikv", false)
+				if tc.reason != "" {
+					told := wantError(t, err, tc.reason)
+					if !strings.Contains(told.Message, "by hand") {
+						t.Errorf("it does not say what to do: %s", told.Message)
+					}
+				} else if err != nil || n != 1 {
+					t.Errorf("%d purged, %v", n, err)
+				} else if _, err := os.Stat(f.place.path); !errors.Is(err, fs.ErrNotExist) {
+					t.Errorf("the file is still there: %v", err)
+				}
+				if !f.persist.File.Gone() {
+					t.Error("it is kept, it says")
+				}
+				if _, err := f.unwrap(wrapped, nil); err != nil {
+					t.Error(explain(err))
+				}
+				f.generate(uidTiKV, "tikv", nil)
+				if err := f.Close(t.Context()); err != nil {
+					t.Error(err)
+				}
+				if last := f.audit.last(t); !strings.Contains(last, tc.stop) {
+					t.Errorf("the last record is %s", last)
 				}
 			})
 		})

@@ -16,6 +16,9 @@ import (
 // Unless force is set, it refuses to purge a key none of whose KMSs answers:
 // that key would be gone until one does.
 //
+// If what was wiped may still be on disk (Options.Persist), the error is INTERNAL and
+// says what to do.
+//
 // Its errors are *Error.
 func (b *Broker) Purge(ctx context.Context, call Call, name string, force bool) (int, error) {
 	var purged int
@@ -44,12 +47,16 @@ func (b *Broker) Purge(ctx context.Context, call Call, name string, force bool) 
 				}
 			}
 		}
-		purged = b.purge(ctx, func(of string) bool { return name == "" || of == keys[0].Name })
+		var left error
+		purged, left = b.purge(ctx, func(of string) bool { return name == "" || of == keys[0].Name })
 		for _, k := range keys {
 			for _, r := range k.recipients {
 				// With nothing cached, what is known of them decides readiness.
 				b.conditions.suspect(r.Backend, b.uptime().Add(probeBad))
 			}
+		}
+		if left != nil {
+			return fail(Internal, "it is wiped from the cache, but may still be in its sealed file, and come back with a restart: remove that file (cache.persist.path) by hand", left)
 		}
 		return nil
 	})
@@ -61,11 +68,11 @@ func (b *Broker) Purge(ctx context.Context, call Call, name string, force bool) 
 
 // purge wipes what is cached of the keys whose names match, and drops what new
 // envelopes of theirs are made with.
-func (b *Broker) purge(ctx context.Context, match func(name string) bool) int {
+func (b *Broker) purge(ctx context.Context, match func(name string) bool) (int, error) {
 	b.writers.overtake(match)
-	n := b.purgeCached(ctx, func(_ [32]byte, held *intermediate) bool { return match(held.key) })
+	n, err := b.purgeCached(ctx, func(_ [32]byte, held *intermediate) bool { return match(held.key) })
 	b.observe.CacheEntries(b.cache.Len())
-	return n
+	return n, err
 }
 
 // answering holds that a KMS of k says that it would unwrap now. It asks all of

@@ -69,7 +69,7 @@ func (b *Broker) apply(ctx context.Context) (Reloaded, error) {
 	b.configured(snap)
 
 	b.writers.overtake(func(name string) bool { return !sameWriters(old.present[name], snap.present[name]) })
-	b.purgeCached(ctx, func(_ [32]byte, held *intermediate) bool {
+	_, _ = b.purgeCached(ctx, func(_ [32]byte, held *intermediate) bool {
 		return !snap.present[held.key].covers(held)
 	})
 	b.conditions.keep(snap)

@@ -130,6 +130,9 @@ func serve(ctx context.Context, env *Env, opts serveOptions) error {
 	}
 	sealed := openPersist(d.cfg.Cache, d.log)
 	defer closePersist(ctx, sealed, d.log)
+	if d.cfg.Cache.Persist != nil {
+		d.metrics.Sealed(func() bool { return sealed.File != nil && !sealed.File.Gone() })
+	}
 	d.broker, err = broker.New(ctx, broker.Options{
 		Version: versionText(), BootID: bootclock.BootID(), Load: w.load, Audit: d.audit, Arena: arena,
 		Handover: relay.memory, Received: relay.received, Persist: sealed,

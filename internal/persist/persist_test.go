@@ -283,6 +283,33 @@ func TestNoCommit(t *testing.T) {
 	d.holds(t, 0, 3)
 }
 
+// Who cannot wait for the disk has no file, and neither the former one.
+func TestCommitThatIsNotWaitedFor(t *testing.T) {
+	d := newDisk(t)
+	ended, end := context.WithCancel(t.Context())
+	end()
+	for range 20 {
+		old := d.create(t, 8)
+		put(t, old, 1)
+		commit(t, old)
+		f := d.create(t, 8)
+		put(t, f, 2, 3, 4, 5, 6)
+		err := f.Commit(ended)
+		if closed := f.Close(t.Context()); closed != nil {
+			t.Fatal(closed)
+		}
+		if err == nil {
+			d.holds(t, 0, 2, 3, 4, 5, 6) // the disk was faster
+			continue
+		}
+		if names := listed(t, d.path); !errors.Is(err, context.Canceled) || len(names) != 0 {
+			t.Fatalf("error %v, and there is %v", err, names)
+		}
+		return
+	}
+	t.Skip("the disk was always faster")
+}
+
 func listed(t *testing.T, path string) []string {
 	t.Helper()
 	entries, err := os.ReadDir(filepath.Dir(path))

@@ -293,6 +293,14 @@ func (m *Metrics) AuditAlarm(reason string) { m.auditAlarms.WithLabelValues(reas
 // Reloaded notes whether the configuration could be read.
 func (m *Metrics) Reloaded(ok bool) { m.reloadSuccess.Set(bit(ok)) }
 
+// Sealed adds the gauge of the sealed file of the cache, which asks kept at each scrape.
+// It may be called once.
+func (m *Metrics) Sealed(kept func() bool) {
+	m.Registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "keybroker_cache_sealed_file", Help: "Whether the cache is kept in its sealed file: 1 or 0. Absent without cache.persist.",
+	}, func() float64 { return bit(kept()) }))
+}
+
 func bit(b bool) float64 {
 	if b {
 		return 1

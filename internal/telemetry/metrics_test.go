@@ -27,6 +27,7 @@ func told() *telemetry.Metrics {
 	m.Request("grpc", "UnwrapKey", "", "", broker.CodePermissionDenied, time.Millisecond)
 	m.Lookup("tikv", "hit")
 	m.CacheEntries(3)
+	m.Sealed(func() bool { return true })
 	m.BackendCall("vault", "unwrap", "ok", time.Millisecond)
 	m.BackendUp("vault", true)
 	m.Breaker("vault", broker.BreakerHalfOpen)
@@ -74,6 +75,9 @@ keybroker_cache_requests_total{key="tikv",result="hit"} 1
 keybroker_cache_requests_total{key="tikv",result="miss"} 0
 keybroker_cache_requests_total{key="tikv",result="negative"} 0
 keybroker_cache_requests_total{key="tikv",result="stale"} 0
+# HELP keybroker_cache_sealed_file Whether the cache is kept in its sealed file: 1 or 0. Absent without cache.persist.
+# TYPE keybroker_cache_sealed_file gauge
+keybroker_cache_sealed_file 1
 # HELP keybroker_config_last_reload_success Whether the last attempt to read the configuration succeeded: 1 or 0.
 # TYPE keybroker_config_last_reload_success gauge
 keybroker_config_last_reload_success 0
