@@ -39,12 +39,16 @@ func told() *telemetry.Metrics {
 	m.AuditWriteError()
 	m.AuditSynced(time.Millisecond)
 	m.AuditHead(42)
+	m.AuditAlarm("log_shortened")
 	m.Reloaded(false)
 	return m
 }
 
 // golden is the text of all that is told above but histograms.
 const golden = `
+# HELP keybroker_audit_alarms_total Starts that found the audit log changed while the broker was down.
+# TYPE keybroker_audit_alarms_total counter
+keybroker_audit_alarms_total{reason="log_shortened"} 1
 # HELP keybroker_audit_head_seq The number of the last audit record.
 # TYPE keybroker_audit_head_seq gauge
 keybroker_audit_head_seq 42
