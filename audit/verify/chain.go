@@ -138,7 +138,7 @@ func (c *checker) damaged(damage error, n int, next *file) {
 		c.reported += next.begins() - at.Seq
 	}
 	c.problem(at)
-	c.last, c.lossBefore = link{}, 0
+	c.lossBefore = 0
 }
 
 // line checks the line n of the file.

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -141,9 +143,9 @@ func TestTamperedCompressedFile(t *testing.T) {
 			[]string{"b.gz:0 seq 0: ", "a.zst:11 seq 11", "c:1 seq 21: records 11 to 20"}},
 		{"a compression of nothing", func(j *journal) { j.lines["b"] = nil }, same, false,
 			[]string{"b.zst:0 seq 0: it is empty", "a.zst:11 seq 11", "c:1 seq 21: records 11 to 20"}},
-		{"a window of 2 GiB", nil, func(s string) string {
+		{"a window of 64 MiB", nil, func(s string) string {
 			// Magic, a descriptor without a single segment, the window, the rest.
-			return s[:4] + "\x00" + "\xa8" + s[6:]
+			return s[:4] + "\x00" + "\x80" + s[6:]
 		}, false, []string{"b.zst:0 seq 0: no record can be read from it: its compressed content needs more than 32 MiB of memory to read",
 			"a.zst:11 seq 11", "c:1 seq 21: records 11 to 20"}},
 		{"a line of 4 MiB", func(j *journal) { j.lines["b"] = slices.Insert(j.lines["b"], 3, strings.Repeat("x", 4<<20)+"\n") }, same, false,
@@ -222,6 +224,22 @@ func TestFileThatIsBeingCompressed(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 	}
+}
+
+// Nobody is writing a compressed file, so its end is not waited for.
+func TestUnfinishedLineInCompressedFile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := sample()
+		j.lines["e"][9] = j.lines["e"][9][:120]
+		paths := j.write(t)
+		paths[4] = compress(t, paths[4], ".zst", zstdOf)
+		began := time.Now()
+		r := check(t, paths, verify.Options{})
+		expectFindings(t, "problems", r.Problems, []string{"e.zst:10 seq 50: the file ends in 120 bytes that are no whole record"})
+		if waited := time.Since(began); waited != 0 {
+			t.Errorf("it waited for %v", waited)
+		}
+	})
 }
 
 // A file without a record can be compressed, and accounted for, too.

@@ -57,10 +57,11 @@ func (o *opening) follows(at link) bool { return o.seq == at.seq+1 && o.prev == 
 func (c *checker) openAll(ctx context.Context, paths []string) (files []*file, err error) {
 	for _, path := range paths {
 		info, err := os.Stat(path)
-		if compressed := compressedMeanwhile(path); errors.Is(err, os.ErrNotExist) && compressed != "" {
-			path = compressed
+		if errors.Is(err, os.ErrNotExist) {
+			path = compressedMeanwhile(path)
 			info, err = os.Stat(path)
-		} else if of := compressionOfAnother(path, paths); of != "" {
+		}
+		if of := compressionOfAnother(path, paths); of != "" {
 			c.note(Finding{File: path, What: "it is not read: " + of + ", of which it should be the compression, was given too"})
 			continue
 		}
@@ -102,14 +103,14 @@ func (c *checker) openAll(ctx context.Context, paths []string) (files []*file, e
 }
 
 // compressedMeanwhile returns the path of the compressed file that took the place
-// of the one at path, if there is one.
+// of the one at path; if there is none, path.
 func compressedMeanwhile(path string) string {
 	for _, c := range []compression{zstded, gzipped} {
 		if _, err := os.Stat(path + string(c)); err == nil {
 			return path + string(c)
 		}
 	}
-	return ""
+	return path
 }
 
 // compressionOfAnother returns that one of paths of which the file at path is a

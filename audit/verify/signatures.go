@@ -74,7 +74,7 @@ func (c *checker) compare(seq uint64, hash *digest, at Finding) {
 		case k.checkpoint == nil:
 		case current != nil:
 			k.key, k.succeeds = current, c.signers.succeeds(current)
-		case !c.signers.broken:
+		default:
 			c.signers.waiting = append(c.signers.waiting, k)
 		}
 	}
@@ -159,25 +159,22 @@ func (c *checker) signed(r *record) (signer *Key, cp *Checkpoint, what string) {
 // succeed makes signer the current key, and reports it if it may not be.
 func (c *checker) succeed(signer *Key, at Finding) {
 	s := &c.signers
-	isGiven := s.given != nil && s.given.vkey == signer.vkey
 	switch {
 	case s.current == nil && !s.broken:
 		s.begin(signer)
-	case s.current != nil && s.current.vkey == signer.vkey:
+	case s.current == nil: // which was reported
+		s.current = signer
+	case s.current.vkey == signer.vkey:
 	case s.given != nil && !s.met:
-		if s.current != nil {
-			at.What = fmt.Sprintf("the key %s signs, and the one before it, %s, did not announce it", signer.id, s.current.id)
-			c.note(at)
-		}
-		s.current, s.broken = signer, true
+		at.What = fmt.Sprintf("the key %s signs, and the one before it, %s, did not announce it", signer.id, s.current.id)
+		c.note(at)
+		s.current = signer
 	default:
-		if s.current != nil {
-			at.What = fmt.Sprintf("the key %s signs, and should be %s: nothing in the files announces it, so whoever signs here is not known", signer.id, s.current.id)
-			c.problem(at)
-		}
+		at.What = fmt.Sprintf("the key %s signs, and should be %s: nothing in the files announces it, so whoever signs here is not known", signer.id, s.current.id)
+		c.problem(at)
 		s.current, s.broken = signer, true
 	}
-	if isGiven && !s.met {
+	if s.given != nil && !s.met && s.given.vkey == signer.vkey {
 		s.met, s.broken = true, false
 	}
 }

@@ -92,6 +92,14 @@ func TestSignatures(t *testing.T) {
 			before := c.head()
 			j.add("a", c.unwrap(), c.checkpointOf(one.vkey, before.signed(one)))
 		}, want: []string{"a:5 seq 5: its checkpoint is of record 3 with the hash"}, seq: 2},
+		{name: "of another number", build: func(j *journal, c *chain) {
+			at := c.head()
+			at.seq--
+			j.add("a", c.checkpointOf(one.vkey, at.signed(one)))
+		}, want: []string{"a:4 seq 4: its checkpoint is of record 2 with the hash"}, seq: 2},
+		{name: "a copy of one by a former key", build: func(j *journal, c *chain) {
+			j.add("b", c.rotate(one, two), c.checkpoint(two), j.lines["a"][2], c.unwrap(), c.checkpoint(two))
+		}, want: []string{"b:3 seq 3: record 6 should stand here"}, seq: 6},
 		{name: "of another hash", build: func(j *journal, c *chain) {
 			at := c.head()
 			at.hash = strings.Repeat("ab", 32)
@@ -213,6 +221,20 @@ func TestKeyThatWasNotAnnounced(t *testing.T) {
 	if r.Signed.Seq != 3 || r.Signed.First.String() != two.vkey {
 		t.Errorf("signed %+v", r.Signed)
 	}
+}
+
+// The first record says who signs first.
+func TestFirstKey(t *testing.T) {
+	j, c := &journal{lines: map[string][]string{}}, newChain(logID)
+	one, two := newSigner(1), newSigner(2)
+	j.add("a", c.createSigned(two), c.checkpoint(one))
+	r := check(t, j.write(t), verify.Options{})
+	expectFindings(t, "problems", r.Problems, []string{"a:2 seq 2: the key " + one.key(t).ID() + " signs, and should be " + two.key(t).ID()})
+
+	j, c = &journal{lines: map[string][]string{}}, newChain(logID)
+	j.add("a", c.line(`"event":"create","outcome":"ok","log":"`+logID+`","public_key":"keybroker.audit+x"`), c.checkpoint(one))
+	r = check(t, j.write(t), verify.Options{})
+	expectFindings(t, "problems", r.Problems, []string{"a:1 seq 1: of its public key: it is no key as keybroker writes it"})
 }
 
 func TestAlarmIsNoted(t *testing.T) {
