@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -322,6 +323,52 @@ func TestDocumentSignature(t *testing.T) {
 				t.Errorf("%v", err)
 			}
 		})
+	}
+}
+
+// Both scripts take a log that was rotated, and an auditor who has its first key
+// alone gets to every other one.
+func TestDocumentScriptsOnRotatedLog(t *testing.T) {
+	check, signature := checkScript(t), documentScript(t, "signature.sh", "openssl", "od", "base64", "jq")
+	dir := privateDir(t)
+	l := mustOpen(t, signedConfig(dir, audit.SyncOS), newDisk().system())
+	key := l.PublicKey()
+	for i := range 3 {
+		mustAppend(t, l, strconv.Itoa(i))
+		if err := l.Rotate(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	last := l.PublicKey()
+	mustClose(t, l)
+	files := logFiles(t, dir)
+	files = append(files[1:], files[0]) // the live one last
+	for _, path := range files[1:] {
+		first, _, _ := strings.Cut(string(readFile(t, path)), "\n")
+		var record struct {
+			Checkpoint string
+			Prev       string
+		}
+		if err := json.Unmarshal([]byte(first), &record); err != nil {
+			t.Fatal(err)
+		}
+		checkpoint := filepath.Join(t.TempDir(), "checkpoint.txt")
+		if err := os.WriteFile(checkpoint, []byte(record.Checkpoint), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.Command("sh", signature, key, checkpoint).CombinedOutput()
+		if err != nil || !strings.HasSuffix(string(out), ":"+record.Prev+"\n") {
+			t.Errorf("%s: %v: %s", path, err, out)
+		}
+		_, next, _ := strings.Cut(record.Checkpoint, "\nnext ")
+		key, _, _ = strings.Cut(next, "\n")
+	}
+	if key != last {
+		t.Errorf("the keys lead to %s, want %s", key, last)
+	}
+	run(t, "zstd", "-q", "--rm", files[0])
+	if out, ok := runScript(t, check, dir); !ok {
+		t.Errorf("%s", out)
 	}
 }
 
