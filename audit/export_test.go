@@ -1,9 +1,15 @@
 package audit
 
 import (
+	"context"
 	"io/fs"
 	"os"
 )
+
+// WatchOn is Watch on a file system of which free tells.
+func (l *Log) WatchOn(ctx context.Context, minFree int64, free func(dir string) (int64, error)) {
+	l.watch(ctx, minFree, free)
+}
 
 // RecordFloor is what every Record fits in once its texts are digests.
 const RecordFloor = recordFloor

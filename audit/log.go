@@ -36,12 +36,13 @@ const (
 )
 
 // Observer is told what happens, for metrics. Its functions are called by the
-// goroutine that writes, so they must not block. Those that are nil are not
-// called.
+// goroutine that writes, so they must not block; WriteError by those that call the
+// Log's methods too, and Free by that of Watch. Those that are nil are not called.
 type Observer struct {
 	// Written: a record was written, before its Append returns.
 	Written func(Event, Outcome)
-	// WriteError: a write or a sync failed, or the file was gone.
+	// WriteError: a write or a sync failed, the file was gone, or the disk does not
+	// answer.
 	WriteError func()
 	// Synced: records were brought to disk.
 	Synced func(took time.Duration)
@@ -49,6 +50,8 @@ type Observer struct {
 	HeadSeq func(seq uint64)
 	// Alarm: at Open, the log was not what the broker had left.
 	Alarm func(Alarm)
+	// Free: the disk has so many bytes left, or FreeUnknown.
+	Free func(bytes int64)
 }
 
 // Config is what a Log is made of. The fields up to Logger are required.
@@ -130,13 +133,16 @@ type Log struct {
 
 	anchored atomic.Uint64 // the last record of which a checkpoint is kept elsewhere
 
+	busy, syncing pending      // the writer, and a sync beside it
+	saidHangs     atomic.Int64 // which pending.since was said to hang
+	free          atomic.Int64 // bytes, as Watch saw them last
+
 	mu         sync.Mutex
 	checkpoint Checkpoint // the last one that is on disk
 	publicKey  string
-
-	head  Head
-	first uint64        // the number of the live file's first record
-	moved chan struct{} // closed at the next change of the above; nil if nobody waits
+	head       Head
+	first      uint64        // the number of the live file's first record
+	moved      chan struct{} // closed at the next change of the above; nil if nobody waits
 }
 
 // queueLen is how many records wait to be written before Append itself waits to
@@ -182,6 +188,9 @@ func open(c Config, sys system) (*Log, error) {
 		closing:  make(chan struct{}),
 		ended:    make(chan struct{}),
 	}
+	l.busy.opened, l.busy.limit = time.Now(), hangsAfter
+	l.syncing.opened, l.syncing.limit = time.Now(), syncHangsAfter
+	l.free.Store(FreeUnknown)
 	l.room = l.assemble.room()
 	l.requests.New = func() any { return &request{done: make(chan answer, 1)} }
 	if l.dir, err = checkDir(filepath.Dir(path)); err != nil {
@@ -240,6 +249,9 @@ func (l *Log) Append(ctx context.Context, r Record) (seq uint64, err error) {
 	if err := ctx.Err(); err != nil {
 		return 0, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
+	if err := l.hangs(); err != nil {
+		return 0, err
+	}
 	req := l.requests.Get().(*request)
 	req.members = appendRecord(req.members[:0], &r, l.room)
 	req.event, req.outcome = r.Event, r.Outcome
@@ -281,13 +293,21 @@ type Head struct {
 	File string
 	// Err is why records cannot be written now; nil if they can.
 	Err error
+	// Free is how many bytes the log's disk has left, as Watch saw them last;
+	// FreeUnknown if it cannot tell.
+	Free int64
 }
 
 // Head returns where the log stands. It does not wait.
 func (l *Log) Head() Head {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.head
+	head := l.head
+	head.Free = l.free.Load()
+	if head.Err == nil {
+		head.Err = l.hangs()
+	}
+	return head
 }
 
 // Checkpoint returns the last signed checkpoint whose record is on disk; the zero

@@ -105,21 +105,29 @@ func (w *writer) run() {
 	defer close(w.l.ended)
 	w.upkeepTimer = time.NewTimer(w.upkeepEvery)
 	defer w.upkeepTimer.Stop()
+	defer w.l.busy.end()
 	for {
+		w.l.answered(&w.l.busy)
 		select {
 		case r := <-w.l.queue:
+			w.l.busy.begin()
 			w.serve(r)
 			w.rotateIfDue()
 		case do := <-w.l.commands:
+			w.l.busy.begin()
 			do(w)
 		case <-w.upkeepTimer.C:
+			w.l.busy.begin()
 			w.upkeep()
 		case result := <-w.syncs:
+			w.l.busy.begin()
 			w.endSync(result)
 		case <-w.timer.C:
+			w.l.busy.begin()
 			w.armed = false
 			w.tick()
 		case <-w.l.closing:
+			w.l.busy.begin()
 			w.end()
 			return
 		}
@@ -223,6 +231,7 @@ func (w *writer) tick() {
 // writer takes the result before it lets go of the file.
 func (w *writer) beginSync() {
 	w.syncing = true
+	w.l.syncing.begin()
 	file, upTo := w.file, w.head.seq
 	go func() {
 		began := time.Now()
@@ -251,6 +260,7 @@ func (w *writer) endSync(result syncResult) {
 
 func (w *writer) takeSync(result syncResult) {
 	w.syncing = false
+	w.l.answered(&w.l.syncing)
 	if result.err == nil {
 		w.synced = max(w.synced, result.upTo)
 		w.release()

@@ -244,6 +244,8 @@ var metrics = map[string]struct {
 	"keybroker_audit_write_errors_total":         {dto.MetricType_COUNTER, nil},
 	"keybroker_audit_sync_duration_seconds":      {dto.MetricType_HISTOGRAM, nil},
 	"keybroker_audit_head_seq":                   {dto.MetricType_GAUGE, nil},
+	"keybroker_audit_free_bytes":                 {dto.MetricType_GAUGE, nil},
+	"keybroker_audit_min_free_bytes":             {dto.MetricType_GAUGE, nil},
 	"keybroker_config_last_reload_success":       {dto.MetricType_GAUGE, nil},
 	"keybroker_build_info":                       {dto.MetricType_GAUGE, []string{"goversion", "revision", "version"}},
 }

@@ -38,6 +38,9 @@ func (s *admin) GetStatus(ctx context.Context, _ *keybrokerv1.GetStatusRequest) 
 			Arena: string(st.Memory.Kind), ArenaBytes: count(st.Memory.Bytes), ArenaUsedBytes: count(st.Memory.UsedBytes),
 		},
 	}
+	if free := st.Audit.Free; free >= 0 {
+		out.Audit.FreeBytes = new(uint64(free))
+	}
 	if st.Audit.Err != nil {
 		out.Audit.Error = text(st.Audit.Err.Error())
 	}

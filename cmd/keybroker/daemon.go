@@ -204,6 +204,10 @@ func (d *daemon) run(ctx context.Context) error {
 			return nil
 		})
 	}
+	group.Go(func() error {
+		d.audit.Watch(ctx, int64(d.cfg.Audit.MinFree))
+		return nil
+	})
 	group.Go(func() error { return d.reloadOnHangup(ctx) })
 	group.Go(func() error { return pingWatchdog(ctx, func() { _, _ = d.broker.Serves(), d.audit.Head() }) })
 	group.Go(func() error {

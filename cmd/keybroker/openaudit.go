@@ -16,6 +16,7 @@ func openAudit(cfg *config.Config, log *slog.Logger, metrics *telemetry.Metrics)
 	if a.SyncAlways {
 		sync = audit.SyncAlways
 	}
+	metrics.AuditMinFree(int64(a.MinFree))
 	return audit.Open(audit.Config{
 		Path: a.Path, Node: cfg.Node, Sync: sync, SyncInterval: a.SyncInterval,
 		Now: time.Now, Random: rand.Reader, Logger: log,
@@ -25,7 +26,7 @@ func openAudit(cfg *config.Config, log *slog.Logger, metrics *telemetry.Metrics)
 		Observer: audit.Observer{
 			Written:    func(e audit.Event, o audit.Outcome) { metrics.AuditWritten(string(e), string(o)) },
 			WriteError: metrics.AuditWriteError, Synced: metrics.AuditSynced, HeadSeq: metrics.AuditHead,
-			Alarm: func(a audit.Alarm) { metrics.AuditAlarm(string(a)) },
+			Free: metrics.AuditFree, Alarm: func(a audit.Alarm) { metrics.AuditAlarm(string(a)) },
 		},
 	})
 }

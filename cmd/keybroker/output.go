@@ -194,8 +194,10 @@ func counting[N int | uint32 | uint64](n N, one string) string {
 // bytesText writes a number of bytes.
 func bytesText(n uint64) string {
 	switch {
-	case n >= 1<<30 && n%(1<<30) == 0:
-		return fmt.Sprintf("%d GiB", n>>30)
+	case n >= 1<<40:
+		return fmt.Sprintf("%.4g TiB", float64(n)/(1<<40))
+	case n >= 1<<30:
+		return fmt.Sprintf("%.4g GiB", float64(n)/(1<<30))
 	case n >= 1<<20:
 		return fmt.Sprintf("%.4g MiB", float64(n)/(1<<20))
 	case n >= 1<<10:

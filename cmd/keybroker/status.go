@@ -121,6 +121,9 @@ func printStatus(w io.Writer, s *keybrokerv1.GetStatusResponse, now time.Time, c
 	about.row("keybroker", fmt.Sprintf("%s on %s, up %s", s.Version, s.Node, since(s.StartedAt, now)))
 	about.row("config", fmt.Sprintf("sha256 %.12s…, loaded %s ago", s.ConfigSha256, since(s.ConfigLoadedAt, now)))
 	written := cell{fmt.Sprintf("%s, %s", s.Audit.GetPath(), counting(s.Audit.GetHeadSeq(), "record")), plain}
+	if s.Audit != nil && s.Audit.FreeBytes != nil {
+		written.text += fmt.Sprintf(", %s free", bytesText(s.Audit.GetFreeBytes()))
+	}
 	if problem := s.Audit.GetError(); problem != "" {
 		written = cell{problem, bad}
 	}

@@ -83,6 +83,7 @@ func needRestart(was, is *config.Config) []string {
 		{"audit.rotate", was.Audit.Rotate, is.Audit.Rotate},
 		{"audit.signing_key", was.Audit.SigningKey, is.Audit.SigningKey},
 		{"audit.checkpoint_interval", was.Audit.CheckpointInterval, is.Audit.CheckpointInterval},
+		{"audit.min_free", was.Audit.MinFree, is.Audit.MinFree},
 		{"memory", was.Memory, is.Memory},
 		{"cache", was.Cache, is.Cache},
 	} {

@@ -7,7 +7,7 @@ import (
 
 func defaultAudit() Audit {
 	return Audit{
-		SyncInterval: DefaultSyncInterval, CheckpointInterval: DefaultCheckpointInterval,
+		SyncInterval: DefaultSyncInterval, MinFree: DefaultMinFree, CheckpointInterval: DefaultCheckpointInterval,
 		Rotate: Rotate{MaxSize: DefaultRotateSize, MaxAge: DefaultRotateAge, Compress: true},
 	}
 }
@@ -22,6 +22,7 @@ func (w *walker) audit(v value) Audit {
 	if a.SyncAlways = sync == "always"; a.SyncAlways {
 		a.SyncInterval = 0
 	}
+	b.size("min_free", &a.MinFree, 1<<20, 1<<40)
 	b.oneOf("on_failure", &onFailure)
 	if a.AllowUnaudited = onFailure == "allow"; a.AllowUnaudited {
 		w.warn(b.fields["on_failure"], "allow, so that keys are given out unrecorded when the audit log cannot be written", "deny")

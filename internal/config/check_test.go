@@ -48,7 +48,7 @@ func checkConfig(t *testing.T, c *config.Config) {
 	if got := slices.Sorted(maps.Keys(c.MissRates)); !slices.Equal(got, clients) {
 		t.Errorf("clients %q with miss rates for %q", clients, got)
 	}
-	if a := c.Audit; !clean(a.Path) || a.SyncAlways != (a.SyncInterval == 0) || a.SyncInterval < 0 {
+	if a := c.Audit; !clean(a.Path) || a.SyncAlways != (a.SyncInterval == 0) || a.SyncInterval < 0 || a.MinFree < 1<<20 {
 		t.Errorf("audit: %+v", a)
 	}
 	// A slot of the arena has 32 bytes.

@@ -310,7 +310,9 @@ type Audit struct {
 	// AllowUnaudited lets calls succeed although their record could not be
 	// written.
 	AllowUnaudited bool
-	Rotate         Rotate
+	// MinFree in bytes: with less on the log's disk, the broker warns.
+	MinFree int
+	Rotate  Rotate
 	// SigningKey is the file of the key that signs checkpoints; CheckpointInterval how
 	// often it does while records are written.
 	SigningKey         string
@@ -377,6 +379,7 @@ const (
 	DefaultMaxUses            uint64 = 1 << 20
 	DefaultMissRate                  = 50.0
 	DefaultSyncInterval              = 100 * time.Millisecond
+	DefaultMinFree                   = 64 << 20
 	DefaultRotateSize                = 256 << 20
 	DefaultRotateAge                 = 24 * time.Hour
 	DefaultCheckpointInterval        = time.Minute

@@ -209,7 +209,7 @@ func TestEverything(t *testing.T) {
 			{ID: "KB-br_1", SecretFile: "/br.secret", Client: "br"},
 		},
 		Audit: config.Audit{
-			Path: "/audit.jsonl", SyncInterval: time.Second, SigningKey: "/state/audit.key", CheckpointInterval: 5 * time.Minute, StrictStart: true,
+			Path: "/audit.jsonl", SyncInterval: time.Second, MinFree: 1 << 30, SigningKey: "/state/audit.key", CheckpointInterval: 5 * time.Minute, StrictStart: true,
 			Rotate: config.Rotate{MaxSize: 5 << 20, MaxAge: time.Hour, Keep: 7, KeepAge: 720 * time.Hour, KeepSize: 1 << 30},
 		},
 		Memory: config.Memory{Size: 64 << 20},
@@ -249,7 +249,7 @@ func TestByNumber(t *testing.T) {
 		t.Errorf("keyring %s", got)
 	}
 	if want := (config.Audit{
-		Path: "/etc/keybroker/log/audit.jsonl", SyncAlways: true, SigningKey: "/etc/keybroker/log/.audit.jsonl.key", CheckpointInterval: time.Minute,
+		Path: "/etc/keybroker/log/audit.jsonl", SyncAlways: true, MinFree: config.DefaultMinFree, SigningKey: "/etc/keybroker/log/.audit.jsonl.key", CheckpointInterval: time.Minute,
 		Rotate: config.Rotate{MaxSize: 256 << 20, MaxAge: 24 * time.Hour, Compress: true},
 	}); c.Audit != want {
 		t.Errorf("audit %+v", c.Audit)

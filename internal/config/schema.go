@@ -93,7 +93,7 @@ func schema() map[string][]entry {
 		"clients.NAME.allow[]": {must("keys"), must("operations")},
 		"audit": {
 			must("path"), oneOf(may("sync"), "os", "always"), of(may("sync_interval"), "sync", "os"),
-			oneOf(may("on_failure"), "deny", "allow"),
+			oneOf(may("on_failure"), "deny", "allow"), may("min_free"),
 			may("rotate"), may("signing_key"), may("checkpoint_interval"), may("strict_start"),
 		},
 		"audit.rotate":  {may("max_size"), may("max_age"), may("keep"), may("keep_age"), may("keep_size"), may("compress")},

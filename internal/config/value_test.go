@@ -43,6 +43,7 @@ func values() map[string]struct {
 		"both": {"listen: {grpc_tcp: {address: 127.0.0.1:0, cert: /c, key: /k, client_ca: /ca}, admin: {address: %s}}", "listen.admin.address",
 			func(c *config.Config) any { return c.Listen.Admin.Address }},
 		"size":     {"memory: {size: %s}\ncache: {capacity: 1}", "memory.size", func(c *config.Config) any { return c.Memory.Size }},
+		"min free": {"audit: {path: /a, min_free: %s}", "audit.min_free", func(c *config.Config) any { return c.Audit.MinFree }},
 		"interval": {"audit: {path: /a, sync_interval: %s}", "audit.sync_interval", func(c *config.Config) any { return c.Audit.SyncInterval }},
 		"path":     {"audit: {path: %s}", "audit.path", func(c *config.Config) any { return c.Audit.Path }},
 		"ttl": {"keys: {tikv: {recipients: [{backend: local, key: tikv}], cache: {ttl: %s}}}\nclients: {}", "keys.tikv.cache.ttl",

@@ -4,6 +4,7 @@
 package telemetry
 
 import (
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -37,6 +38,8 @@ type Metrics struct {
 	auditSync       prometheus.Histogram
 	auditHead       prometheus.Gauge
 	auditAlarms     *prometheus.CounterVec
+	auditFree       prometheus.Gauge
+	auditMinFree    prometheus.Gauge
 	reloadSuccess   prometheus.Gauge
 
 	// hot keeps the series of requests by their labels: to look one up by label
@@ -123,6 +126,12 @@ func New(version, revision, goVersion string) *Metrics {
 		auditHead: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "keybroker_audit_head_seq", Help: "The number of the last audit record.",
 		}),
+		auditFree: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "keybroker_audit_free_bytes", Help: "What the audit log's disk has left. NaN while nobody can tell.",
+		}),
+		auditMinFree: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "keybroker_audit_min_free_bytes", Help: "What the audit log's disk should have left: audit.min_free.",
+		}),
 		reloadSuccess: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "keybroker_config_last_reload_success", Help: "Whether the last attempt to read the configuration succeeded: 1 or 0.",
 		}),
@@ -132,9 +141,11 @@ func New(version, revision, goVersion string) *Metrics {
 	}, []string{"version", "revision", "goversion"})
 	build.WithLabelValues(version, revision, goVersion).Set(1)
 	m.reloadSuccess.Set(1)
+	m.auditFree.Set(math.NaN())
 	m.Registry.MustRegister(
 		m.requests, m.requestDuration, m.lookups, m.entries, m.runway, m.backendRequests, m.backendDuration,
-		m.backendUp, m.breaker, m.kek, m.hedges, m.degraded, m.auditRecords, m.auditErrors, m.auditSync, m.auditHead, m.auditAlarms, m.reloadSuccess, build,
+		m.backendUp, m.breaker, m.kek, m.hedges, m.degraded, m.auditRecords, m.auditErrors, m.auditSync, m.auditHead,
+		m.auditAlarms, m.auditFree, m.auditMinFree, m.reloadSuccess, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	return m
@@ -289,6 +300,19 @@ func (m *Metrics) AuditHead(seq uint64) { m.auditHead.Set(float64(seq)) }
 
 // AuditAlarm counts a start that found the log changed.
 func (m *Metrics) AuditAlarm(reason string) { m.auditAlarms.WithLabelValues(reason).Inc() }
+
+// AuditFree notes how many bytes the log's disk has left; less than 0 if nobody
+// can tell.
+func (m *Metrics) AuditFree(bytes int64) {
+	if bytes < 0 {
+		m.auditFree.Set(math.NaN())
+		return
+	}
+	m.auditFree.Set(float64(bytes))
+}
+
+// AuditMinFree notes how many it should have.
+func (m *Metrics) AuditMinFree(bytes int64) { m.auditMinFree.Set(float64(bytes)) }
 
 // Reloaded notes whether the configuration could be read.
 func (m *Metrics) Reloaded(ok bool) { m.reloadSuccess.Set(bit(ok)) }

@@ -40,6 +40,8 @@ func told() *telemetry.Metrics {
 	m.AuditSynced(time.Millisecond)
 	m.AuditHead(42)
 	m.AuditAlarm("log_shortened")
+	m.AuditFree(1 << 30)
+	m.AuditMinFree(64 << 20)
 	m.Reloaded(false)
 	return m
 }
@@ -49,9 +51,15 @@ const golden = `
 # HELP keybroker_audit_alarms_total Starts that found the audit log changed while the broker was down.
 # TYPE keybroker_audit_alarms_total counter
 keybroker_audit_alarms_total{reason="log_shortened"} 1
+# HELP keybroker_audit_free_bytes What the audit log's disk has left. NaN while nobody can tell.
+# TYPE keybroker_audit_free_bytes gauge
+keybroker_audit_free_bytes 1.073741824e+09
 # HELP keybroker_audit_head_seq The number of the last audit record.
 # TYPE keybroker_audit_head_seq gauge
 keybroker_audit_head_seq 42
+# HELP keybroker_audit_min_free_bytes What the audit log's disk should have left: audit.min_free.
+# TYPE keybroker_audit_min_free_bytes gauge
+keybroker_audit_min_free_bytes 6.7108864e+07
 # HELP keybroker_audit_records_total Audit records written.
 # TYPE keybroker_audit_records_total counter
 keybroker_audit_records_total{event="unwrap",outcome="ok"} 1

@@ -336,7 +336,9 @@ type AuditStatus struct {
 	// The key that signs now (golang.org/x/mod/sumdb/note).
 	PublicKey string `protobuf:"bytes,5,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
 	// The record that the last checkpoint is about; 0 if there is none yet.
-	SignedSeq     uint64 `protobuf:"varint,6,opt,name=signed_seq,json=signedSeq,proto3" json:"signed_seq,omitempty"`
+	SignedSeq uint64 `protobuf:"varint,6,opt,name=signed_seq,json=signedSeq,proto3" json:"signed_seq,omitempty"`
+	// What its disk has left. Absent if nobody can tell.
+	FreeBytes     *uint64 `protobuf:"varint,7,opt,name=free_bytes,json=freeBytes,proto3,oneof" json:"free_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -409,6 +411,13 @@ func (x *AuditStatus) GetPublicKey() string {
 func (x *AuditStatus) GetSignedSeq() uint64 {
 	if x != nil {
 		return x.SignedSeq
+	}
+	return 0
+}
+
+func (x *AuditStatus) GetFreeBytes() uint64 {
+	if x != nil && x.FreeBytes != nil {
+		return *x.FreeBytes
 	}
 	return 0
 }
@@ -1087,7 +1096,7 @@ const file_keybroker_v1_admin_proto_rawDesc = "" +
 	"\x03_up\"C\n" +
 	"\vCacheStatus\x12\x18\n" +
 	"\aentries\x18\x01 \x01(\x04R\aentries\x12\x1a\n" +
-	"\bcapacity\x18\x02 \x01(\x04R\bcapacity\"\xad\x01\n" +
+	"\bcapacity\x18\x02 \x01(\x04R\bcapacity\"\xe0\x01\n" +
 	"\vAuditStatus\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x19\n" +
 	"\bhead_seq\x18\x02 \x01(\x04R\aheadSeq\x12\x1b\n" +
@@ -1096,7 +1105,10 @@ const file_keybroker_v1_admin_proto_rawDesc = "" +
 	"\n" +
 	"public_key\x18\x05 \x01(\tR\tpublicKey\x12\x1d\n" +
 	"\n" +
-	"signed_seq\x18\x06 \x01(\x04R\tsignedSeq\"o\n" +
+	"signed_seq\x18\x06 \x01(\x04R\tsignedSeq\x12\"\n" +
+	"\n" +
+	"free_bytes\x18\a \x01(\x04H\x00R\tfreeBytes\x88\x01\x01B\r\n" +
+	"\v_free_bytes\"o\n" +
 	"\fMemoryStatus\x12\x14\n" +
 	"\x05arena\x18\x01 \x01(\tR\x05arena\x12\x1f\n" +
 	"\varena_bytes\x18\x02 \x01(\x04R\n" +
@@ -1220,6 +1232,7 @@ func file_keybroker_v1_admin_proto_init() {
 	}
 	file_keybroker_v1_keybroker_proto_init()
 	file_keybroker_v1_admin_proto_msgTypes[2].OneofWrappers = []any{}
+	file_keybroker_v1_admin_proto_msgTypes[4].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
