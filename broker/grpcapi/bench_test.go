@@ -1,7 +1,11 @@
 package grpcapi_test
 
 import (
+	"crypto/rand"
 	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"sync"
@@ -11,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
+	"github.com/keybroker/keybroker/audit"
 	"github.com/keybroker/keybroker/internal/telemetry"
 	keybrokerv1 "github.com/keybroker/keybroker/proto/keybroker/v1"
 )
@@ -58,6 +63,91 @@ func BenchmarkUnwrapKey(b *testing.B) {
 	}
 }
 
+// BenchmarkAudit compares a cached UnwrapKey with its audit record on one broker
+// with the same call on another that writes none, in turns and in the same run.
+// Metrics: p50-ratio and p99-ratio are latencies over those without, throughput-ratio
+// the calls, which are the records, a second over those without. added-fsyncs is
+// what the median grew by, in plain fsyncs of one record on the same disk: with
+// sync=always a call waits for one at least. TMPDIR says which disk it is.
+func BenchmarkAudit(b *testing.B) {
+	for _, mode := range []audit.Sync{audit.SyncOS, audit.SyncAlways} {
+		for _, callers := range []int{1, 8, 64} {
+			b.Run(fmt.Sprintf("sync=%s/callers=%d", mode, callers), func(b *testing.B) {
+				with, without := newFixture(b, withMetrics, audited(mode)), newFixture(b, withMetrics, unaudited)
+				calls := map[*fixture]func() error{}
+				for _, f := range []*fixture{with, without} {
+					g := f.generate("tikv", pairs)
+					calls[f] = func() error {
+						_, err := f.keys.UnwrapKey(b.Context(), &keybrokerv1.UnwrapKeyRequest{WrappedKey: g.WrappedKey, Context: pairs})
+						return err
+					}
+				}
+				without.closeAudit()
+				for f, call := range calls { // warms up
+					f.hammer(b, callers, 64*callers, call)
+				}
+				var ours, theirs series
+				b.ResetTimer()
+				for done := 0; done < b.N; {
+					n := min(b.N-done, 64*callers)
+					theirs.add(without.hammer(b, callers, n, calls[without]))
+					ours.add(with.hammer(b, callers, n, calls[with]))
+					done += n
+				}
+				b.StopTimer()
+				added := ours.quantile(.5) - theirs.quantile(.5)
+				b.ReportMetric(float64(ours.quantile(.5))/float64(theirs.quantile(.5)), "p50-ratio")
+				b.ReportMetric(float64(ours.quantile(.99))/float64(theirs.quantile(.99)), "p99-ratio")
+				b.ReportMetric(theirs.took.Seconds()/ours.took.Seconds(), "throughput-ratio")
+				b.ReportMetric(float64(b.N)/ours.took.Seconds(), "records/s")
+				b.ReportMetric(float64(added)/float64(plainSync(b)), "added-fsyncs")
+				b.ReportMetric(0, "ns/op") // of both together it says nothing
+			})
+		}
+	}
+}
+
+// audited has the records written as mode says.
+func audited(mode audit.Sync) func(*fixture) {
+	return func(f *fixture) {
+		f.closeAudit()
+		var err error
+		f.auditLog, err = audit.Open(audit.Config{
+			Path: f.auditPath, Node: "test", Sync: mode, SyncInterval: 100 * time.Millisecond,
+			Now: time.Now, Random: rand.Reader, Logger: slog.New(slog.DiscardHandler),
+		})
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		f.options.Audit = f.auditLog
+	}
+}
+
+// unaudited has calls answered though their record cannot be written. Once the
+// log is closed, that costs nothing.
+func unaudited(f *fixture) { f.settings.AllowUnaudited = true }
+
+// plainSync is the median time of a write of as much as a record, and an fsync.
+func plainSync(b *testing.B) time.Duration {
+	f, err := os.Create(filepath.Join(b.TempDir(), "plain"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	var s series
+	for range 200 {
+		began := time.Now()
+		if _, err := f.Write(make([]byte, 600)); err != nil {
+			b.Fatal(err)
+		}
+		if err := f.Sync(); err != nil {
+			b.Fatal(err)
+		}
+		s.each = append(s.each, time.Since(began))
+	}
+	return s.quantile(.5)
+}
+
 // BenchmarkUnwrapKeyOnly and BenchmarkNoOp are for profiles and allocations.
 func BenchmarkUnwrapKeyOnly(b *testing.B) {
 	f := newFixture(b, withMetrics)
@@ -98,9 +188,11 @@ func (s *series) add(more series) {
 	s.cpu += more.cpu
 }
 
-func (s *series) median() time.Duration {
+func (s *series) median() time.Duration { return s.quantile(.5) }
+
+func (s *series) quantile(q float64) time.Duration {
 	slices.Sort(s.each)
-	return s.each[len(s.each)/2]
+	return s.each[int(q*float64(len(s.each)-1))]
 }
 
 // hammer makes n calls, by so many callers at a time.
