@@ -28,6 +28,24 @@ import (
 	keybrokerv1 "github.com/keybroker/keybroker/proto/keybroker/v1"
 )
 
+// without ends a test for which this host lacks something: as a skip, but as a
+// failure in CI.
+func without(t *testing.T, what string) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatal(what)
+	}
+	t.Skip(what)
+}
+
+// needRoot ends a test of what only root can do.
+func needRoot(t *testing.T, what string) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		without(t, what+" needs root")
+	}
+}
+
 // broker is a running keybroker process.
 type broker struct {
 	t      *testing.T
@@ -40,6 +58,8 @@ type broker struct {
 	exited chan struct{}
 	// extra is what listen has beside the socket.
 	extra, backends, keysText string
+	// auditOptions follow audit's path in the configuration, with a comma before.
+	auditOptions string
 	// env, files and wrap are what the process is started with.
 	env   []string
 	files []*os.File
@@ -104,9 +124,9 @@ clients:
     allow: [{keys: ["*"], operations: ["*"]}]
     admin: ["*"]
     miss_rate: 100000
-audit: {path: audit.jsonl}
+audit: {path: %q%s}
 memory: {locked: prefer}
-`, b.extra, backends, keys, os.Getuid())
+`, b.extra, backends, keys, os.Getuid(), b.audit, b.auditOptions)
 	if err := os.WriteFile(filepath.Join(b.dir, "config.yaml"), []byte(text), 0o600); err != nil {
 		b.t.Fatal(err)
 	}
@@ -239,18 +259,23 @@ func (b *broker) purge() {
 // wantReason holds that err has this ErrorInfo, and a RetryInfo if retry.
 func wantReason(t *testing.T, err error, want string, retry bool) {
 	t.Helper()
-	got, retried := "", false
-	for _, d := range status.Convert(err).Details() {
-		switch d := d.(type) {
-		case *errdetails.ErrorInfo:
-			got = d.GetReason()
-		case *errdetails.RetryInfo:
-			retried = true
-		}
-	}
+	got, retried := reasonOf(err)
 	if got != want || retried != retry {
 		t.Fatalf("reason %q (RetryInfo %v), want %q (%v): %v", got, retried, want, retry, err)
 	}
+}
+
+// reasonOf returns err's ErrorInfo, and whether it has a RetryInfo.
+func reasonOf(err error) (reason string, retry bool) {
+	for _, d := range status.Convert(err).Details() {
+		switch d := d.(type) {
+		case *errdetails.ErrorInfo:
+			reason = d.GetReason()
+		case *errdetails.RetryInfo:
+			retry = true
+		}
+	}
+	return reason, retry
 }
 
 // fileBackend makes a keyring with one key and returns the config of both.

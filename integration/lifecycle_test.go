@@ -19,7 +19,12 @@ import (
 // waitFor polls until f is true.
 func waitFor(t *testing.T, what string, f func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !f(); time.Sleep(20 * time.Millisecond) {
+	waitUpTo(t, 20*time.Second, what, f)
+}
+
+func waitUpTo(t *testing.T, patience time.Duration, what string, f func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !f(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("it did not come to this: %s", what)
 		}
@@ -216,28 +221,29 @@ func (b *broker) underWay() bool {
 	return err != nil && ctx.Err() != nil
 }
 
-// TestStrangers: who is no client gets nothing, and is on the record.
-func TestStrangers(t *testing.T) {
-	if os.Getuid() != 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("becoming another user needs root")
-		}
-		t.Skip("becoming another user needs root")
-	}
-	b := newBroker(t, "", "")
-	b.configure(fileBackend(t))
-	b.start()
-	// Let everybody reach the socket: the policy has to keep them out.
+// openToAll lets every local user reach the socket: the policy has to keep them
+// out.
+func (b *broker) openToAll() {
+	b.t.Helper()
 	for path, mode := range map[string]os.FileMode{b.dir: 0o755, b.socket: 0o666} {
 		if err := os.Chmod(path, mode); err != nil {
-			t.Fatal(err)
+			b.t.Fatal(err)
 		}
 	}
 	for dir := filepath.Dir(b.dir); dir != "/" && dir != os.TempDir(); dir = filepath.Dir(dir) {
 		if err := os.Chmod(dir, 0o755); err != nil {
-			t.Fatal(err)
+			b.t.Fatal(err)
 		}
 	}
+}
+
+// TestStrangers: who is no client gets nothing, and is on the record.
+func TestStrangers(t *testing.T) {
+	needRoot(t, "becoming another user")
+	b := newBroker(t, "", "")
+	b.configure(fileBackend(t))
+	b.start()
+	b.openToAll()
 	bin := filepath.Join(b.dir, "keybroker")
 	text, err := os.ReadFile(brokerBinary(t))
 	if err != nil {
