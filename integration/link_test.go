@@ -2,8 +2,11 @@ package integration_test
 
 import (
 	"context"
-	"encoding/pem"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
 	"fmt"
+	"io"
 	"log"
 	"net"
 	"net/http"
@@ -15,6 +18,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	toxiproxy "github.com/Shopify/toxiproxy/v2"
 	"github.com/rs/zerolog"
@@ -62,6 +66,13 @@ func (l *link) hang() {
 	l.add("hang-down", "timeout", "downstream", `{"timeout": 0}`)
 }
 
+// swallow lets through what is sent to the server, and nothing of what it answers:
+// the connection is open at one end only.
+func (l *link) swallow() {
+	l.t.Helper()
+	l.add("hang-down", "timeout", "downstream", `{"timeout": 0}`)
+}
+
 // slow has what the server sends arrive two seconds later.
 func (l *link) slow() {
 	l.t.Helper()
@@ -76,7 +87,7 @@ func (l *link) add(name, kind, stream, attributes string) {
 	}
 }
 
-// clear takes hang and slow back. Connections that were hung are ended.
+// clear takes hang, swallow and slow back. Connections that were hung are ended.
 func (l *link) clear() {
 	l.t.Helper()
 	for _, name := range []string{"hang-up", "hang-down", "slow"} {
@@ -90,15 +101,19 @@ func (l *link) clear() {
 }
 
 // front is what stands before a KMS that speaks HTTP, such as a load balancer: it
-// has the TLS certificate, for the loopback address, and forwards every request to
-// the real server, or answers it itself while it is made to.
+// has the TLS certificate, for the loopback address and the tests' names, and
+// forwards every request to the real server, or answers it itself while it is made to.
 type front struct {
 	address string
 	caFile  string
+	// expire has the certificate be one that has ended, and ends every connection.
+	// False takes it back.
+	expire func(bool)
 
-	mu       sync.Mutex
-	instead  http.HandlerFunc
-	requests []string
+	mu          sync.Mutex
+	instead     http.HandlerFunc
+	requests    []string
+	certificate tls.Certificate
 }
 
 // newFront returns a front of the server at origin, a URL.
@@ -125,11 +140,32 @@ func newFront(t *testing.T, origin string) *front {
 		forward.ServeHTTP(w, r)
 	}))
 	server.Config.ErrorLog = log.New(new(logs), "", 0)
+	signed := newAuthority(t)
+	valid, expired := signed.server(time.Now().Add(24*time.Hour)), signed.server(time.Now().Add(-time.Hour))
+	f.certificate = valid
+	server.TLS = &tls.Config{
+		MinVersion:   tls.VersionTLS12,
+		Certificates: []tls.Certificate{valid},
+		// GetCertificate is not asked by a client that names no server.
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{f.certificate}}, nil
+		},
+	}
+	f.expire = func(on bool) {
+		f.mu.Lock()
+		f.certificate = valid
+		if on {
+			f.certificate = expired
+		}
+		f.mu.Unlock()
+		server.CloseClientConnections()
+	}
 	server.StartTLS()
 	t.Cleanup(server.Close)
 	f.address = server.Listener.Addr().String()
-	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
-	if err := os.WriteFile(f.caFile, certificate, 0o600); err != nil {
+	if err := os.WriteFile(f.caFile, signed.pem(), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return f
@@ -187,5 +223,54 @@ func TestLink(t *testing.T) {
 	l.accept()
 	if err := get(); err != nil {
 		t.Fatal(err)
+	}
+
+	pem, err := os.ReadFile(f.caFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(pem)
+	client := &http.Transport{TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}}
+	defer client.CloseIdleConnections()
+	post := func() error { // never sent twice, as a GET may be
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://"+l.address(), strings.NewReader("x"))
+		if err != nil {
+			return err
+		}
+		r, err := client.RoundTrip(req)
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(io.Discard, r.Body)
+		return errors.Join(err, r.Body.Close())
+	}
+	if err := post(); err != nil {
+		t.Fatal(err)
+	}
+	f.expire(true)
+	client.CloseIdleConnections() // else the request may go to one that has just ended
+	var invalid x509.CertificateInvalidError
+	if err := post(); !errors.As(err, &invalid) || invalid.Reason != x509.Expired {
+		t.Fatalf("a certificate that has ended: %v", err)
+	}
+	f.expire(false)
+	if err := post(); err != nil {
+		t.Fatal(err)
+	}
+
+	l.swallow()
+	asked := len(f.asked())
+	answered := make(chan error, 1)
+	go func() { answered <- post() }()
+	waitFor(t, "what is sent arrives", func() bool { return len(f.asked()) > asked })
+	select {
+	case err := <-answered:
+		t.Fatalf("what is answered arrives, too: %v", err)
+	default:
+	}
+	l.clear()
+	if err := <-answered; err == nil {
+		t.Fatal("a connection that was open at one end only goes on")
 	}
 }

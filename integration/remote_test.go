@@ -29,6 +29,9 @@ type remote struct {
 	// no KMS does, and answer as it should but with other bytes than were wrapped.
 	// False takes it back.
 	throttle, garble, lie func(bool)
+	// expire has its certificate be one that has ended; nil if it cannot be changed.
+	// deny has it refuse, for certain, that the broker uses the master key.
+	expire, deny func(bool)
 	// asked counts the requests that came to the KMS.
 	asked func() int
 }
@@ -68,6 +71,15 @@ func newVault(t *testing.T, v *vaultServer, key string) *remote {
 		lie: f.toggle(func(w http.ResponseWriter, _ *http.Request) {
 			writeJSON(w, "application/json", http.StatusOK, map[string]any{"data": map[string]any{"plaintext": random32()}})
 		}),
+		expire: f.expire,
+		deny: func(on bool) {
+			t.Helper()
+			policy := brokerPolicy
+			if on {
+				policy = `path "transit/keys/*" { capabilities = ["read"] }`
+			}
+			v.must(v.root.Sys().PutPolicy("keybroker", policy))
+		},
 		asked: func() int { return len(f.asked()) },
 	}
 }
@@ -89,6 +101,11 @@ func newAWS(t *testing.T, m *moto) *remote {
 		garble: f.toggle(page),
 		lie: f.toggle(func(w http.ResponseWriter, _ *http.Request) {
 			writeJSON(w, amzJSON, http.StatusOK, map[string]any{"KeyId": key, "Plaintext": random32(), "EncryptionAlgorithm": "SYMMETRIC_DEFAULT"})
+		}),
+		expire: f.expire,
+		// moto does not refuse for each state that KMS refuses for.
+		deny: f.toggle(func(w http.ResponseWriter, _ *http.Request) {
+			writeJSON(w, amzJSON, http.StatusBadRequest, map[string]any{"__type": "DisabledException", "message": key + " is disabled."})
 		}),
 		asked: func() int { return len(f.asked()) },
 	}
@@ -119,6 +136,13 @@ func newGoogle(t *testing.T, s *gcptest.Server) *remote {
 			_, _ = rand.Read(r.Plaintext)
 			r.PlaintextCrc32C = gcptest.Checksum(r.Plaintext)
 		})),
+		deny: func(on bool) {
+			state := kmspb.CryptoKeyVersion_ENABLED
+			if on {
+				state = kmspb.CryptoKeyVersion_DISABLED
+			}
+			s.SetState(key, 1, state)
+		},
 		asked: func() int { return s.Requests("") },
 	}
 }
