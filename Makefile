@@ -25,13 +25,14 @@ export GOTOOLCHAIN := local
 # in GOROOT). What is built with it runs in FIPS mode unless GODEBUG says fips140=off.
 FIPS140 := v1.0.0
 
+BROKER   ?= bin/keybroker
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS  := -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 60s
 
 .PHONY: build
 build: ## bin/keybroker: static and reproducible
-	CGO_ENABLED=0 GOFIPS140=$(FIPS140) go build -trimpath -ldflags '$(LDFLAGS)' -o bin/keybroker ./cmd/keybroker
+	CGO_ENABLED=0 GOFIPS140=$(FIPS140) go build -trimpath -ldflags '$(LDFLAGS)' -o $(BROKER) ./cmd/keybroker
 
 .PHONY: run
 run: build ## a broker with its own keyring, policy and audit log, in the foreground; ARGS='--dir DIR'
@@ -74,6 +75,21 @@ STORM_TABLE ?= integration/results/storm.md
 storm: ## a thousand nodes restart at once before a KMS with a quota, with brokers and without
 	@mkdir -p $(dir $(STORM_TABLE))
 	cd integration && go run ./storm -table $(abspath $(STORM_TABLE))
+
+# A run of everything that can go wrong, drawn by SEED, in a mount namespace where that
+# may be had: names and file systems are its own there.
+CHAOS_FOR   ?= 3m
+CHAOS_TABLE ?= integration/results/chaos.md
+CHAOS_PLOT  ?= integration/results/chaos.svg
+.PHONY: chaos
+chaos: build $(TOOLS)/vaultserver moto ## KMSs and broker that fail by a seed's plan, under load; SEED=n CHAOS_FOR=3m
+	@$(MAKE) --no-print-directory -s build BROKER=bin/keybroker-next VERSION=$(VERSION)-next
+	@for own in 'unshare --mount env KEYBROKER_OWN_MOUNTS=1' 'unshare --user --map-root-user --mount env KEYBROKER_OWN_MOUNTS=1' env; do if $$own true 2>/dev/null; then break; fi; done; \
+		cd integration && KEYBROKER_BIN=$(CURDIR)/bin/keybroker KEYBROKER_BIN_NEXT=$(CURDIR)/bin/keybroker-next \
+		KEYBROKER_VAULTSERVER=$(TOOLS)/vaultserver KEYBROKER_MOTO=$(TOOLS)/venv/bin/moto_server \
+		KEYBROKER_CHAOS_FOR=$(CHAOS_FOR) KEYBROKER_CHAOS_SEED=$(SEED) \
+		KEYBROKER_CHAOS_TABLE=$(abspath $(CHAOS_TABLE)) KEYBROKER_CHAOS_PLOT=$(abspath $(CHAOS_PLOT)) \
+		go test -count=1 -timeout 60m -v -exec "$$own" -run '^TestChaos$$' .
 
 # moto needs Python. Without it the tests that need moto say so and are skipped,
 # but in CI that is an error.

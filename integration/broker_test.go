@@ -60,6 +60,8 @@ type broker struct {
 	extra, backends, keysText string
 	// auditOptions follow audit's path in the configuration, with a comma before.
 	auditOptions string
+	// program is what is started.
+	program string
 	// env, files and wrap are what the process is started with.
 	env   []string
 	files []*os.File
@@ -102,7 +104,7 @@ func newBroker(t *testing.T, backends, keys string) *broker {
 	if err := os.Chmod(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	b := &broker{t: t, dir: dir, socket: filepath.Join(dir, "kb.sock"), audit: filepath.Join(dir, "audit.jsonl"), stderr: &logs{}}
+	b := &broker{t: t, dir: dir, socket: filepath.Join(dir, "kb.sock"), audit: filepath.Join(dir, "audit.jsonl"), program: brokerBinary(t), stderr: &logs{}}
 	b.configure(backends, keys)
 	return b
 }
@@ -142,7 +144,14 @@ func (b *broker) listenAdmin(address string) {
 // start runs the broker and waits until it answers.
 func (b *broker) start() {
 	b.t.Helper()
-	args := append(slices.Clone(b.wrap), brokerBinary(b.t), "serve", "-c", filepath.Join(b.dir, "config.yaml"))
+	b.run()
+	b.answers()
+}
+
+// run runs the broker, and stops it at the end of the test.
+func (b *broker) run() {
+	b.t.Helper()
+	args := append(slices.Clone(b.wrap), b.program, "serve", "-c", filepath.Join(b.dir, "config.yaml"))
 	b.cmd = exec.Command(args[0], args[1:]...)
 	b.cmd.Stderr, b.cmd.ExtraFiles = b.stderr, b.files
 	b.cmd.Env = append(os.Environ(), b.env...)
@@ -155,6 +164,11 @@ func (b *broker) start() {
 		close(b.exited)
 	}()
 	b.t.Cleanup(b.stop)
+}
+
+// answers connects to the broker and waits until it answers.
+func (b *broker) answers() {
+	b.t.Helper()
 	// The socket comes some milliseconds after the process.
 	soon := backoff.Config{BaseDelay: 5 * time.Millisecond, Multiplier: 1, MaxDelay: 5 * time.Millisecond}
 	conn, err := grpc.NewClient("unix://"+b.socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
