@@ -61,7 +61,7 @@ func startNode(ctx context.Context, dir, endpoint string) (_ *node, err error) {
 		}
 	}()
 	quiet := slog.New(slog.DiscardHandler)
-	if n.log, err = audit.Open(audit.Config{
+	if n.log, err = audit.Open(audit.Config{ //nolint:contextcheck // the log outlives the call
 		Path: filepath.Join(dir, "audit.jsonl"), Node: filepath.Base(dir), Sync: audit.SyncOS, SyncInterval: time.Second,
 		Now: time.Now, Random: rand.Reader, Logger: quiet,
 	}); err != nil {
