@@ -110,7 +110,8 @@ func (s system) readNote(path string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, maxNote))
 }
 
-// Alarm is the reason of an alarm record: the log is not what the broker remembers.
+// Alarm is the reason of an alarm record: the log is not what the broker remembers, or
+// something else befell it that its reader should know.
 type Alarm string
 
 const (
@@ -118,6 +119,9 @@ const (
 	AlarmShortened Alarm = "log_shortened"
 	// AlarmExchanged says that other records, or another log, stand in their place.
 	AlarmExchanged Alarm = "log_exchanged"
+	// AlarmDiskHung says that the disk did not answer for a while, and that records were
+	// refused meanwhile. It is no sign of tampering, and Observer is not told.
+	AlarmDiskHung Alarm = "disk_hung"
 	// AlarmKeyReplaced says that the key that signs is not the one that the log names.
 	AlarmKeyReplaced Alarm = "signing_key_replaced"
 )

@@ -59,11 +59,27 @@ func (l *Log) hangs() error {
 	return nil
 }
 
-// answered ends p, and says so if it was said to hang.
-func (l *Log) answered(p *pending) {
-	if since := p.end(); since != 0 && l.saidHangs.CompareAndSwap(since, 0) {
-		l.log.Warn("the audit log's disk answers again", "file", l.path, "after", time.Since(p.opened)-time.Duration(since))
+// answered ends p. If it was said to hang, it says so, and returns for how long it did.
+func (l *Log) answered(p *pending) (hung time.Duration) {
+	since := p.end()
+	if since == 0 || !l.saidHangs.CompareAndSwap(since, 0) {
+		return 0
 	}
+	hung = time.Since(p.opened) - time.Duration(since)
+	l.log.Warn("the audit log's disk answers again", "file", l.path, "after", hung)
+	return hung
+}
+
+// noteGap puts on the record for how long the disk did not answer. A file that was given
+// up for it has a repair record that says so.
+func (w *writer) noteGap(hung time.Duration) {
+	if hung == 0 || w.broken != nil {
+		return
+	}
+	w.record(EventAlarm, appendRecord(nil, &Record{
+		Event: EventAlarm, Outcome: OutcomeError, Reason: string(AlarmDiskHung),
+		Detail: fmt.Sprintf("the disk did not answer for %v; records were refused meanwhile", hung.Round(time.Millisecond)),
+	}, w.l.room))
 }
 
 // Watch looks at the log's disk every few seconds until ctx ends: whether it

@@ -136,6 +136,15 @@ func TestHangingDiskIsKnown(t *testing.T) {
 				<-watched
 				mustClose(t, l)
 				said.expect(t, 0)
+				gaps := 0
+				for _, e := range entries(t, dir) {
+					if e.Event == "alarm" && e.Reason == "disk_hung" && strings.Contains(e.Detail, "the disk did not answer for 1h0m") {
+						gaps++
+					}
+				}
+				if gaps != 1 {
+					t.Errorf("%d records of the gap, want 1", gaps)
+				}
 				want := []string{"before", "first", "after"}
 				expectWhole(t, dir, want)
 				if ids := entryIDs(t, dir); len(ids) != len(want) {

@@ -107,7 +107,11 @@ func (w *writer) run() {
 	defer w.upkeepTimer.Stop()
 	defer w.l.busy.end()
 	for {
-		w.l.answered(&w.l.busy)
+		if hung := w.l.answered(&w.l.busy); hung > 0 {
+			w.l.busy.begin()
+			w.noteGap(hung)
+			continue
+		}
 		select {
 		case r := <-w.l.queue:
 			w.l.busy.begin()
@@ -241,7 +245,7 @@ func (w *writer) beginSync() {
 }
 
 func (w *writer) endSync(result syncResult) {
-	w.takeSync(result)
+	hung := w.takeSync(result)
 	if w.broken != nil {
 		return
 	}
@@ -253,14 +257,17 @@ func (w *writer) endSync(result syncResult) {
 		w.fail(f.reason, f.err)
 		return
 	}
-	if w.synced < w.head.seq {
+	w.noteGap(hung)
+	if w.synced < w.head.seq && w.broken == nil {
 		w.arm(w.l.interval)
 	}
 }
 
-func (w *writer) takeSync(result syncResult) {
+// takeSync notes what came of a sync, and returns for how long it had kept records from
+// being written.
+func (w *writer) takeSync(result syncResult) (hung time.Duration) {
 	w.syncing = false
-	w.l.answered(&w.l.syncing)
+	hung = w.l.answered(&w.l.syncing)
 	if result.err == nil {
 		w.synced = max(w.synced, result.upTo)
 		w.release()
@@ -268,6 +275,7 @@ func (w *writer) takeSync(result syncResult) {
 	} else if w.broken != nil {
 		w.broken.reason = reasonSyncFailed // the file must not be synced again
 	}
+	return hung
 }
 
 func (w *writer) noteSynced(took time.Duration) {
