@@ -289,6 +289,9 @@ type Head struct {
 	// Seq and Hash are those of the last record that was written.
 	Seq  uint64
 	Hash [32]byte
+	// Synced is the last record that is known to be on disk: what a power loss
+	// leaves, at least. Never above Seq.
+	Synced uint64
 	// File is the live file's path.
 	File string
 	// Err is why records cannot be written now; nil if they can.

@@ -33,8 +33,8 @@ func TestSyncAlways(t *testing.T) {
 		}
 		g.open()
 		synctest.Wait()
-		if !returned || l.Head().Seq != 2 || synced != 1 {
-			t.Errorf("after the sync: returned %v, head %d, %d syncs observed", returned, l.Head().Seq, synced)
+		if !returned || l.Head().Seq != 2 || l.Head().Synced != 2 || synced != 1 {
+			t.Errorf("after the sync: returned %v, head %+v, %d syncs observed", returned, l.Head(), synced)
 		}
 		before := d.count("Sync")
 		time.Sleep(time.Hour)
@@ -55,6 +55,12 @@ func TestSyncOS(t *testing.T) {
 		l := mustOpen(t, c, d.system())
 		opened := d.count("Sync")
 		syncs := func() int { return d.count("Sync") - opened }
+		synced := func(want uint64) {
+			t.Helper()
+			if h := l.Head(); h.Synced != want {
+				t.Errorf("record %d of %d is known to be on disk, want %d", h.Synced, h.Seq, want)
+			}
+		}
 
 		time.Sleep(time.Hour)
 		if syncs() != 0 {
@@ -72,6 +78,7 @@ func TestSyncOS(t *testing.T) {
 		if syncs() != 1 {
 			t.Errorf("%d syncs after the interval, want 1", syncs())
 		}
+		synced(1)                  // the sync is under way
 		mustAppend(t, l, "d", "e") // nobody waits for it
 		time.Sleep(time.Hour)
 		if syncs() != 1 {
@@ -82,6 +89,7 @@ func TestSyncOS(t *testing.T) {
 		if syncs() != 1 {
 			t.Errorf("%d syncs at once after one", syncs())
 		}
+		synced(4)
 		time.Sleep(c.SyncInterval)
 		synctest.Wait()
 		if syncs() != 2 {
@@ -91,8 +99,10 @@ func TestSyncOS(t *testing.T) {
 		if syncs() != 2 {
 			t.Errorf("%d syncs, want no more", syncs())
 		}
+		synced(6)
 		mustAppend(t, l, "f")
 		mustClose(t, l)
+		synced(7)
 		if syncs() != 3 {
 			t.Errorf("%d syncs, want one at the end", syncs())
 		}

@@ -20,7 +20,8 @@ import (
 // returns ctx's error, or until the log is closed.
 //
 // It reads the files and never holds up the writer. fn must not keep line. An
-// error of fn ends Tail and is returned as it is.
+// error of fn ends Tail and is returned as it is. A *MissingError says that
+// records are not where they were written, and where to go on.
 func (l *Log) Tail(ctx context.Context, fromSeq uint64, follow bool, fn func(seq uint64, line []byte) error) error {
 	last := l.stands().head
 	if fromSeq == 0 {
@@ -118,7 +119,7 @@ func (r *reader) read() ([]byte, error) {
 		line, err := r.in.ReadSlice('\n')
 		if seq, ok := seqOf(line); err == nil && ok && seq >= r.next {
 			if seq != r.next {
-				return nil, r.missing()
+				return nil, &MissingError{Seq: r.next, Next: seq}
 			}
 			r.next++
 			return line[:len(line)-1], nil
@@ -136,10 +137,34 @@ func (r *reader) read() ([]byte, error) {
 	}
 }
 
-// missing is the error for a record that was written, and that nobody but the
+// MissingError is about records that were written, and that nobody but the
 // broker may remove.
+type MissingError struct {
+	// Seq is the first that is missing.
+	Seq uint64
+	// Next is a later one from which reading may go on. Some before it may be
+	// there still.
+	Next uint64
+}
+
+func (e *MissingError) Error() string {
+	return fmt.Sprintf("record %d is not where it was written; run `keybroker audit verify`", e.Seq)
+}
+
+// missing is the error if r.next is not in the file that should hold it.
 func (r *reader) missing() error {
-	return fmt.Errorf("record %d is not where it was written; run `keybroker audit verify`", r.next)
+	next := r.l.stands().first // of the live file
+	if r.next >= next {
+		next = r.next + 1
+	}
+	files, err := formerFiles(r.l.path)
+	if err != nil {
+		return err
+	}
+	if i := slices.IndexFunc(files, func(f formerFile) bool { return f.first > r.next }); i >= 0 {
+		next = min(next, files[i].first)
+	}
+	return &MissingError{Seq: r.next, Next: next}
 }
 
 // open opens the file that holds r.next, a little before it. If there is none,

@@ -226,41 +226,42 @@ func TestTailOfADamagedLog(t *testing.T) {
 		do      func(t *testing.T, path string)
 		told    string
 		missing string
+		next    uint64 // where reading may go on; 0: not yet known
 	}{
 		{"a middle file was removed", func(t *testing.T, path string) {
 			if err := os.Remove(path + ".00000000000000000006"); err != nil {
 				t.Fatal(err)
 			}
-		}, seqsFrom(1, 5), "record 6"},
+		}, seqsFrom(1, 5), "record 6", 11},
 		{"the live file was cut", func(t *testing.T, path string) {
 			b := readFile(t, path)
 			if err := os.Truncate(path, int64(bytes.IndexByte(b, '\n')+1)); err != nil {
 				t.Fatal(err)
 			}
-		}, seqsFrom(1, 16), "record 17"},
+		}, seqsFrom(1, 16), "record 17", 18},
 		{"the live file was emptied", func(t *testing.T, path string) {
 			if err := os.Truncate(path, 0); err != nil {
 				t.Fatal(err)
 			}
-		}, seqsFrom(1, 15), "record 16"},
+		}, seqsFrom(1, 15), "record 16", 0},
 		{"the live file was removed", func(t *testing.T, path string) {
 			if err := os.Remove(path); err != nil {
 				t.Fatal(err)
 			}
-		}, seqsFrom(1, 15), "record 16"},
+		}, seqsFrom(1, 15), "record 16", 0},
 		{"a line was removed", func(t *testing.T, path string) {
 			lines := bytes.SplitAfter(readFile(t, path+".00000000000000000006"), []byte{'\n'})
 			if err := os.WriteFile(path+".00000000000000000006", bytes.Join(append(lines[:2:2], lines[3:]...), nil), 0o640); err != nil {
 				t.Fatal(err)
 			}
-		}, seqsFrom(1, 7), "record 8"},
+		}, seqsFrom(1, 7), "record 8", 9},
 		{"a line was inserted", func(t *testing.T, path string) {
 			lines := bytes.SplitAfter(readFile(t, path+".00000000000000000006"), []byte{'\n'})
 			lines[2] = append([]byte("hello\n"), lines[2]...)
 			if err := os.WriteFile(path+".00000000000000000006", bytes.Join(lines, nil), 0o640); err != nil {
 				t.Fatal(err)
 			}
-		}, seqsFrom(1, 7), "record 8"},
+		}, seqsFrom(1, 7), "record 8", 11},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			dir := privateDir(t)
@@ -270,6 +271,10 @@ func TestTailOfADamagedLog(t *testing.T) {
 			seqs, _, err := tail(t.Context(), l, 1, true)
 			if fmt.Sprint(seqs) != test.told || err == nil || !strings.Contains(err.Error(), test.missing) || strings.Contains(test.name, "line") && !strings.Contains(err.Error(), "keybroker audit verify") {
 				t.Errorf("%v, %v; want %v and an error about %s", seqs, err, test.told, test.missing)
+			}
+			var missing *audit.MissingError
+			if errors.As(err, &missing) != (test.next != 0) || missing != nil && (missing.Next != test.next || !strings.HasSuffix(test.missing, strconv.FormatUint(missing.Seq, 10))) {
+				t.Errorf("%#v; want to go on at record %d", err, test.next)
 			}
 		})
 	}

@@ -270,6 +270,9 @@ func (w *writer) takeSync(result syncResult) (hung time.Duration) {
 	hung = w.l.answered(&w.l.syncing)
 	if result.err == nil {
 		w.synced = max(w.synced, result.upTo)
+		w.l.mu.Lock()
+		w.l.head.Synced = w.synced
+		w.l.mu.Unlock()
 		w.release()
 		w.noteSynced(result.took)
 	} else if w.broken != nil {
@@ -356,7 +359,7 @@ func (w *writer) recover() {
 func (w *writer) publish(err error) {
 	l := w.l
 	l.mu.Lock()
-	l.head = Head{Seq: w.head.seq, Hash: w.head.hash, File: l.path}
+	l.head = Head{Seq: w.head.seq, Hash: w.head.hash, Synced: w.synced, File: l.path}
 	if err != nil && !errors.Is(err, ErrUnavailable) {
 		err = fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
