@@ -14,6 +14,7 @@ const module = "github.com/keybroker/keybroker/"
 func arrows() map[string][]string {
 	return map[string][]string{
 		"audit":                   {},
+		"audit/otlp":              {"audit"},
 		"audit/verify":            {},
 		"backends":                {},
 		"backends/awskms":         {"backends"},
@@ -50,11 +51,13 @@ func arrows() map[string][]string {
 func outward() map[string][]string {
 	return map[string][]string{
 		// Cloud KMS is asked by gRPC.
-		"google.golang.org/grpc": {"broker/grpcapi", "proto/keybroker/v1", "backends/gcpkms", "backends/gcpkms/gcptest", "cmd/keybroker"},
+		// The generated code of OTLP's services has it, too, though logs go over HTTP.
+		"google.golang.org/grpc": {"audit/otlp", "broker/grpcapi", "proto/keybroker/v1", "backends/gcpkms", "backends/gcpkms/gcptest", "cmd/keybroker"},
 		// client_golang's, too, and key.dict has one message of it.
-		"google.golang.org/protobuf": {"broker/grpcapi", "proto/keybroker/v1", "backends/gcpkms", "backends/gcpkms/gcptest", "cmd/keybroker", "internal/telemetry", "internal/tikv", "broker/admin"},
+		"google.golang.org/protobuf": {"broker/grpcapi", "proto/keybroker/v1", "backends/gcpkms", "backends/gcpkms/gcptest", "cmd/keybroker", "internal/telemetry", "internal/tikv", "broker/admin", "audit/otlp"},
 		// Vault and AWS KMS are asked by it, and Google for tokens; gRPC has it, too.
-		"net/http":                            {"broker/grpcapi", "broker/admin", "broker/awsapi", "backends/vault", "backends/awskms", "backends/gcpkms", "backends/gcpkms/gcptest", "internal/telemetry", "proto/keybroker/v1", "cmd/keybroker"},
+		"net/http":                            {"broker/grpcapi", "broker/admin", "broker/awsapi", "backends/vault", "backends/awskms", "backends/gcpkms", "backends/gcpkms/gcptest", "internal/telemetry", "proto/keybroker/v1", "audit/otlp", "cmd/keybroker"},
+		"go.opentelemetry.io/otel/sdk":        {"audit/otlp", "cmd/keybroker"},
 		"github.com/aws":                      {"backends/awskms", "cmd/keybroker"},
 		"cloud.google.com/go":                 {"backends/gcpkms", "backends/gcpkms/gcptest", "cmd/keybroker"},
 		"google.golang.org/api":               {"backends/gcpkms", "backends/gcpkms/gcptest", "cmd/keybroker"}, // kmspb's package has the client, too
