@@ -88,7 +88,7 @@ func (r recordMaker) add(ctx context.Context, seq uint64, line []byte, m members
 		rec.SetSeverity(log.SeverityError)
 	}
 	rec.SetSeverityText(m.Outcome)
-	rec.AddAttributes(attribute.Int64("seq", int64(min(seq, math.MaxInt64)))) //nolint:gosec // it is held to the limit
+	rec.AddAttributes(attribute.Int64("seq", int64(min(seq, math.MaxInt64))))
 	for _, a := range [...][2]string{
 		{"hash", m.Hash}, {"log", logID}, {"event", m.Event}, {"outcome", m.Outcome}, {"client", m.Client.Name}, {"key", m.Key},
 	} {

@@ -117,6 +117,11 @@ func serve(ctx context.Context, env *Env, opts serveOptions) error {
 	if d.audit, err = openAudit(d.cfg, d.log, d.metrics); err != nil { //nolint:contextcheck // the log outlives any call
 		return err
 	}
+	stopExport, err := exportAudit(d.cfg, d.audit, d.log, d.metrics) //nolint:contextcheck // it lasts until it is stopped, not as long as a call
+	if err != nil {
+		return errors.Join(err, d.closeAudit(ctx))
+	}
+	defer stopExport() // after the log was closed, so that its last records go, too
 	relay := newRelay(d.cfg.Cache, d.log)
 	defer relay.close()
 	w := &wiring{path: opts.config, log: d.log, metrics: d.metrics, started: d.cfg}

@@ -84,6 +84,7 @@ func needRestart(was, is *config.Config) []string {
 		{"audit.signing_key", was.Audit.SigningKey, is.Audit.SigningKey},
 		{"audit.checkpoint_interval", was.Audit.CheckpointInterval, is.Audit.CheckpointInterval},
 		{"audit.min_free", was.Audit.MinFree, is.Audit.MinFree},
+		{"audit.export", was.Audit.OTLP, is.Audit.OTLP},
 		{"memory", was.Memory, is.Memory},
 		{"cache", was.Cache, is.Cache},
 	} {

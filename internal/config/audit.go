@@ -37,6 +37,11 @@ func (w *walker) audit(v value) Audit {
 	}
 	b.duration("checkpoint_interval", &a.CheckpointInterval, time.Second, time.Hour)
 	b.boolean("strict_start", &a.StrictStart)
+	if v, ok := b.fields["export"]; ok {
+		if v, ok := w.block(v, "audit.export").fields["otlp"]; ok {
+			a.OTLP = w.otlp(v)
+		}
+	}
 	return a
 }
 
@@ -50,4 +55,23 @@ func (w *walker) rotate(v value, r *Rotate) {
 	b.duration("keep_age", &r.KeepAge, time.Hour, 10*8760*time.Hour)
 	b.size("keep_size", &r.KeepSize, 1<<20, 1<<40)
 	b.boolean("compress", &r.Compress)
+}
+
+func (w *walker) otlp(v value) *OTLP {
+	b := w.block(v, "audit.export.otlp")
+	o := &OTLP{Timeout: DefaultOTLPTimeout}
+	u := b.urlWithPath("endpoint", &o.Endpoint, "https://collector.example.com:4318")
+	b.file("headers_file", &o.HeadersFile, private)
+	if inTheClear(u) {
+		v := b.fields["endpoint"]
+		if o.HeadersFile != "" {
+			w.problem(v, quote(v.node.Value)+", over which the headers would go in the clear", "https, or a loopback address")
+		} else {
+			w.warn(v, quote(v.node.Value)+", over which the audit log goes in the clear", "https")
+		}
+	}
+	b.file("ca_file", &o.CAFile, trusted)
+	b.certificate(&o.CertFile, &o.KeyFile)
+	b.duration("timeout", &o.Timeout, 100*time.Millisecond, time.Minute)
+	return o
 }

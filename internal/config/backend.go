@@ -103,23 +103,40 @@ func (w *walker) vaultTLS(v value) VaultTLS {
 	b := w.block(v, "backends.NAME.tls")
 	var t VaultTLS
 	b.file("ca_file", &t.CAFile, trusted)
-	b.file("cert_file", &t.CertFile, trusted)
-	b.file("key_file", &t.KeyFile, private)
+	b.certificate(&t.CertFile, &t.KeyFile)
 	b.pattern("server_name", &t.ServerName, dnsForm, "the DNS name in Vault's certificate, whole and without wildcard")
+	return t
+}
+
+// certificate reads cert_file and key_file, of which there is none or both.
+func (b block) certificate(cert, key *string) {
+	b.file("cert_file", cert, trusted)
+	b.file("key_file", key, private)
 	_, hasCert := b.fields["cert_file"]
 	_, hasKey := b.fields["key_file"]
 	switch {
 	case hasCert && !hasKey:
-		w.misnamed(b.fields["cert_file"], "a certificate without its key", "key_file beside it")
+		b.w.misnamed(b.fields["cert_file"], "a certificate without its key", "key_file beside it")
 	case hasKey && !hasCert:
-		w.misnamed(b.fields["key_file"], "a key without its certificate", "cert_file beside it")
+		b.w.misnamed(b.fields["key_file"], "a key without its certificate", "cert_file beside it")
 	}
-	return t
 }
 
 // url reads the address of a server, which is nil if there is none or a wrong
 // one. A user or query in it could be a secret, so it is not repeated.
 func (b block) url(name string, dst *string, example string) *url.URL {
+	u := b.urlWithPath(name, dst, example)
+	if u == nil || u.Path == "" {
+		return u
+	}
+	v := b.fields[name]
+	b.w.problem(v, quote(v.node.Value), "a URL such as "+example+", without a path")
+	*dst = ""
+	return nil
+}
+
+// urlWithPath is url of what may have a path. One that is / alone is left out.
+func (b block) urlWithPath(name string, dst *string, example string) *url.URL {
 	v, ok := b.fields[name]
 	if !ok {
 		return nil
@@ -139,10 +156,11 @@ func (b block) url(name string, dst *string, example string) *url.URL {
 		b.w.problem(v, quote(s), want+", whose host is a DNS name or an IP address")
 	case strings.HasSuffix(u.Host, ":") || !validPort(u.Port()):
 		b.w.problem(v, quote(s), want+", whose port is 1 to 65535")
-	case u.Path != "" && u.Path != "/":
-		b.w.problem(v, quote(s), want+", without a path")
+	case u.EscapedPath() != u.Path:
+		b.w.problem(v, quote(s), want+", whose path has no characters that are to be escaped")
 	default:
-		*dst = u.Scheme + "://" + u.Host
+		u.Path = strings.TrimSuffix(u.Path, "/")
+		*dst = u.Scheme + "://" + u.Host + u.Path
 		return u
 	}
 	return nil

@@ -320,6 +320,8 @@ type Audit struct {
 	// StrictStart refuses to start with a log that was changed while the broker was
 	// down.
 	StrictStart bool
+	// OTLP is where the log is exported to. Nil: nowhere.
+	OTLP *OTLP
 }
 
 // Rotate says when a file of the audit log is followed by the next, and how long it is
@@ -333,6 +335,20 @@ type Rotate struct {
 	KeepAge  time.Duration
 	KeepSize int
 	Compress bool
+}
+
+// OTLP is an OpenTelemetry collector.
+type OTLP struct {
+	// Endpoint is its URL, to which /v1/logs is appended.
+	Endpoint string
+	// HeadersFile has headers for every request. Empty: none.
+	HeadersFile string
+	// CAFile has the roots of its certificate. Empty: the system's.
+	CAFile string
+	// CertFile and KeyFile are shown to it. Both or neither is empty.
+	CertFile, KeyFile string
+	// Timeout bounds a request.
+	Timeout time.Duration
 }
 
 // Memory is the locked memory for key bytes.
@@ -380,6 +396,7 @@ const (
 	DefaultMissRate                  = 50.0
 	DefaultSyncInterval              = 100 * time.Millisecond
 	DefaultMinFree                   = 64 << 20
+	DefaultOTLPTimeout               = 10 * time.Second
 	DefaultRotateSize                = 256 << 20
 	DefaultRotateAge                 = 24 * time.Hour
 	DefaultCheckpointInterval        = time.Minute

@@ -211,6 +211,10 @@ func TestEverything(t *testing.T) {
 		Audit: config.Audit{
 			Path: "/audit.jsonl", SyncInterval: time.Second, MinFree: 1 << 30, SigningKey: "/state/audit.key", CheckpointInterval: 5 * time.Minute, StrictStart: true,
 			Rotate: config.Rotate{MaxSize: 5 << 20, MaxAge: time.Hour, Keep: 7, KeepAge: 720 * time.Hour, KeepSize: 1 << 30},
+			OTLP: &config.OTLP{
+				Endpoint: "https://collector:4318/otlp", HeadersFile: "/collector.headers", CAFile: "/etc/keybroker/ca.crt",
+				CertFile: "/collector.crt", KeyFile: "/collector.key", Timeout: 3 * time.Second,
+			},
 		},
 		Memory: config.Memory{Size: 64 << 20},
 		Cache: config.Cache{

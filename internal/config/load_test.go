@@ -478,6 +478,9 @@ func TestLoadExamples(t *testing.T) {
 			if e := c.Listen.AWSKMS; e != nil {
 				files[e.CertFile], files[e.KeyFile] = 0o644, 0o600
 			}
+			if o := c.Audit.OTLP; o != nil {
+				files[o.HeadersFile], files[o.KeyFile], files[o.CAFile], files[o.CertFile] = 0o600, 0o600, 0o644, 0o644
+			}
 			for _, k := range c.AccessKeys {
 				files[k.SecretFile] = 0o600
 			}

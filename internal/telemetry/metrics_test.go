@@ -42,6 +42,12 @@ func told() *telemetry.Metrics {
 	m.AuditAlarm("log_shortened")
 	m.AuditFree(1 << 30)
 	m.AuditMinFree(64 << 20)
+	x := m.AuditExport()
+	x.Exported(30)
+	x.Rejected(2)
+	x.Missing(3)
+	x.Seq(40)
+	x.Up(true)
 	m.Reloaded(false)
 	return m
 }
@@ -51,6 +57,21 @@ const golden = `
 # HELP keybroker_audit_alarms_total Starts that found the audit log changed while the broker was down.
 # TYPE keybroker_audit_alarms_total counter
 keybroker_audit_alarms_total{reason="log_shortened"} 1
+# HELP keybroker_audit_export_missing_total Audit records that were gone from the log before they were exported.
+# TYPE keybroker_audit_export_missing_total counter
+keybroker_audit_export_missing_total 3
+# HELP keybroker_audit_export_records_total Audit records that the collector has taken.
+# TYPE keybroker_audit_export_records_total counter
+keybroker_audit_export_records_total 30
+# HELP keybroker_audit_export_rejected_total Audit records that the collector does not want.
+# TYPE keybroker_audit_export_rejected_total counter
+keybroker_audit_export_rejected_total 2
+# HELP keybroker_audit_export_seq The number of the last audit record that the collector has.
+# TYPE keybroker_audit_export_seq gauge
+keybroker_audit_export_seq 40
+# HELP keybroker_audit_export_up Whether the last attempt to export audit records succeeded: 1 or 0.
+# TYPE keybroker_audit_export_up gauge
+keybroker_audit_export_up 1
 # HELP keybroker_audit_free_bytes What the audit log's disk has left. NaN while nobody can tell.
 # TYPE keybroker_audit_free_bytes gauge
 keybroker_audit_free_bytes 1.073741824e+09
