@@ -51,9 +51,9 @@ fuzz: ## every fuzz target: FUZZTIME for what reads stored data, a third for the
 FAILOVER_TABLE ?= integration/results/failover.md
 RUN            ?= .
 .PHONY: integration
-integration: build $(TOOLS)/vaultserver moto awsclients tikvclient ## the same binary against real KMSs and emulators, and with faults between
+integration: build $(TOOLS)/vaultserver $(TOOLS)/collector moto awsclients tikvclient ## the same binary against real KMSs and emulators, and with faults between
 	@mkdir -p $(dir $(FAILOVER_TABLE))
-	cd integration && KEYBROKER_BIN=$(CURDIR)/bin/keybroker KEYBROKER_VAULTSERVER=$(TOOLS)/vaultserver \
+	cd integration && KEYBROKER_BIN=$(CURDIR)/bin/keybroker KEYBROKER_VAULTSERVER=$(TOOLS)/vaultserver KEYBROKER_COLLECTOR=$(TOOLS)/collector \
 		KEYBROKER_MOTO=$(TOOLS)/venv/bin/moto_server KEYBROKER_FAILOVER_TABLE=$(abspath $(FAILOVER_TABLE)) \
 		KEYBROKER_AWSCLI=$(TOOLS)/awsclients/bin/aws KEYBROKER_TIKVCLIENT=$(TOOLS)/tikvclient/bin/tikvclient \
 		go test -count=1 -timeout 20m -run '$(RUN)' ./...
@@ -133,12 +133,12 @@ $(TOOLS)/tikvclient/bin/tikvclient: $(addprefix integration/tikvclient/,Cargo.to
 	cargo build -q --release --locked --manifest-path $< --target-dir $(TOOLS)/tikvclient/target
 	cp $(TOOLS)/tikvclient/target/release/tikvclient $@
 
-# The server takes minutes to compile, so it is built once for each version of
-# its source. It is a Go module of its own, so that nothing else inherits what it
-# is made of.
-$(TOOLS)/vaultserver: $(addprefix integration/vaultserver/,go.mod go.sum main.go)
+# These take minutes to compile, so they are built once for each version of their
+# source. Each is a Go module of its own, so that nothing else inherits what it is
+# made of.
+$(TOOLS)/vaultserver $(TOOLS)/collector: $(TOOLS)/%: $(foreach f,go.mod go.sum main.go,integration/%/$(f))
 	@mkdir -p $(TOOLS)
-	cd integration/vaultserver && CGO_ENABLED=0 go build -trimpath -o $@ .
+	cd integration/$* && CGO_ENABLED=0 go build -trimpath -o $@ .
 
 .PHONY: figures
 figures: build ## size, memory, time to ready; a cached unwrap against a call that does nothing
@@ -156,6 +156,7 @@ lint-go: $(BIN)/golangci-lint-$(GOLANGCI_VERSION)
 	$< run ./...
 	cd integration && go vet ./... && $< run --config $(CURDIR)/.golangci.yml ./...
 	cd integration/vaultserver && go vet ./...
+	cd integration/collector && go vet ./...
 	cd deploy/lint/kubernetes && go vet ./...
 
 # The API is compared with the last release, or, before there is one, with the
@@ -167,7 +168,7 @@ lint-proto: $(BIN)/buf-$(BUF_VERSION)
 	$< breaking --against '.git#ref=$(PROTO_BASE)'
 
 .PHONY: lint-deploy
-lint-deploy:
+lint-deploy: $(TOOLS)/collector
 	@deploy/lint/deploy.sh
 
 .PHONY: proto

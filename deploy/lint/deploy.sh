@@ -38,6 +38,17 @@ if have python3 "apt-get install python3"; then
 	fi
 fi
 
+# The shippers that can be had check their configurations; Fluent Bit and Vector
+# cannot, so that theirs are held to their manuals by eye.
+"$tools/collector" validate --config deploy/audit/otel-collector.yaml && echo "deploy: the collector takes otel-collector.yaml"
+if have rsyslogd "apt-get install rsyslog rsyslog-relp"; then
+	# It wants the directories and certificates to exist.
+	spool=$(mktemp -d)
+	sed -e "s|/var/spool/rsyslog|$spool|" -e 's|/etc/rsyslog.d/keybroker-ca.pem|/dev/null|' deploy/audit/rsyslog.conf >"$spool/rsyslog.conf"
+	rsyslogd -N1 -f "$spool/rsyslog.conf"
+	rm -r "$spool"
+fi
+
 if have systemd-analyze "apt-get install systemd"; then
 	# verify wants the programs of the units to exist: point it at ours.
 	units=$(mktemp -d)
