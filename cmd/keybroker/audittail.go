@@ -5,8 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+	"math"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc/codes"
@@ -16,62 +17,110 @@ import (
 )
 
 func newAuditTailCommand(env *Env, opts *options) *cobra.Command {
-	var follow bool
-	var from, last uint64
+	var t auditTail
+	var since string
 	cmd := &cobra.Command{
 		Use:   "tail",
 		Short: "Show the last audit records, and follow those to come",
 		Long: `Show the last audit records of the running broker. With -o json they come as they
-stand in the file, one a line, and can be verified. It needs the admin right tail.`,
+stand in the file, one a line, and can be verified. It needs the admin right tail.
+
+--client, --key, --event, --outcome and --since choose among them. Of several values of
+one flag any will do; of several flags, all. -n counts those that are chosen; with
+--since alone, all since then are shown.`,
 		Example: `  keybroker audit tail -f
+  keybroker audit tail --outcome denied,error -n 20
+  keybroker audit tail --since 30m --key tikv --event unwrap
   keybroker audit tail --from 1 -o json | jq 'select(.outcome == "denied")'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if cmd.Flags().Changed("from") && cmd.Flags().Changed("last") {
+			counted := cmd.Flags().Changed("last")
+			if cmd.Flags().Changed("from") && counted {
 				return usageError(errors.New("--from begins with a record of your choice, -n with one of the last: want one of them"))
 			}
+			if since != "" {
+				if err := t.filter.sinceFlag(since, time.Now()); err != nil {
+					return err
+				}
+				t.every = !counted
+			}
+			if err := t.filter.check(); err != nil {
+				return err
+			}
 			with := opts.withClient
-			if follow {
+			if t.follow || !t.filter.all() {
 				with = opts.withOpenClient
 			}
 			return with(cmd.Context(), func(ctx context.Context, c *client) error {
-				return env.tail(ctx, c, opts, &keybrokerv1.TailAuditRequest{FromSeq: from, Last: last, NoFollow: !follow})
+				return t.run(ctx, env, c, opts)
 			})
 		},
 	}
-	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with new records until interrupted")
-	cmd.Flags().Uint64Var(&from, "from", 0, "begin with the record of this number")
-	cmd.Flags().Uint64VarP(&last, "last", "n", 10, "how many records to begin with")
+	cmd.Flags().BoolVarP(&t.follow, "follow", "f", false, "go on with new records until interrupted")
+	cmd.Flags().Uint64Var(&t.from, "from", 0, "begin with the record of this number")
+	cmd.Flags().Uint64VarP(&t.last, "last", "n", 10, "how many records to begin with")
+	cmd.Flags().StringVar(&since, "since", "", "only records since this time, such as 2026-01-31T15:04:05Z, or for so long, such as 30m")
+	t.filter.flags(cmd)
 	return cmd
 }
 
-func (e *Env) tail(ctx context.Context, c *client, opts *options, req *keybrokerv1.TailAuditRequest) error {
-	stream, err := c.TailAudit(ctx, req)
-	if err != nil {
-		return err
-	}
-	for shown := uint64(0); ; shown++ {
-		if req.NoFollow && req.FromSeq == 0 && shown == req.Last {
-			return nil // what follows is this call's own record
+// auditTail is which records are shown.
+type auditTail struct {
+	follow     bool
+	from, last uint64
+	every      bool // in place of the last ones
+	filter     recordFilter
+}
+
+func (t *auditTail) run(ctx context.Context, e *Env, c *client, opts *options) error {
+	req := &keybrokerv1.TailAuditRequest{FromSeq: t.from, Last: t.last, NoFollow: !t.follow}
+	end := uint64(math.MaxUint64) // what follows are this command's own records
+	var skip uint64
+	switch {
+	case t.from == 0 && t.filter.all():
+		if !t.follow {
+			end = t.last
 		}
-		r, err := stream.Recv()
-		switch {
-		case errors.Is(err, io.EOF):
-			return nil
-		case status.Code(err) == codes.Canceled && ctx.Err() != nil:
-			return nil //nolint:nilerr // interrupted: the usual end of --follow
-		case err != nil:
+	case t.from == 0 && (t.last > 0 || t.every):
+		last := t.last
+		if t.every {
+			last = 0
+		}
+		var head uint64
+		var err error
+		if req.FromSeq, skip, head, err = t.filter.begin(ctx, c, last); err != nil {
 			return err
 		}
+		if !t.follow {
+			end = head
+		}
+	}
+	count := req.FromSeq == 0 // of the records shown, not their numbers
+	shown := uint64(0)
+	err := c.records(ctx, req, func(r *keybrokerv1.TailAuditResponse) error {
+		if count && shown == end || !count && r.Seq > end {
+			return errStop
+		}
+		shown++
+		if wanted, _ := t.filter.matches(r.Line); !wanted {
+			return nil
+		}
+		if skip > 0 {
+			skip--
+			return nil
+		}
+		var err error
 		if opts.output == outputJSON {
 			_, err = fmt.Fprintf(e.Stdout, "%s\n", r.Line)
 		} else {
 			_, err = fmt.Fprintln(e.Stdout, recordText(r.Line, e.colour()))
 		}
-		if err != nil {
-			return err
-		}
+		return err
+	})
+	if status.Code(err) == codes.Canceled && ctx.Err() != nil {
+		return nil //nolint:nilerr // interrupted: the usual end of --follow
 	}
+	return err
 }
 
 // recordText is a record in one line for people.
