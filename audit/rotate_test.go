@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -511,9 +512,9 @@ func TestRotationCutOff(t *testing.T) {
 		l := mustOpen(t, signedConfig(dir, audit.SyncAlways), d.system())
 		mustAppend(t, l, "a")
 		d.mu.Lock()
-		calls := 0
+		var calls atomic.Int64 // the keeper's and the writer's
 		d.fault = func(call) (int, error) {
-			if calls++; calls > n {
+			if calls.Add(1) > int64(n) {
 				return 0, syscall.EIO // and nothing works any more
 			}
 			return 0, nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -77,10 +78,10 @@ func (s *scenario) run() {
 func (s *scenario) fail(what call, written int, err error) {
 	s.disk.mu.Lock()
 	defer s.disk.mu.Unlock()
-	before, failed := s.disk.fault, false
+	before := s.disk.fault
+	var failed atomic.Bool // the keeper's calls come beside the writer's
 	s.disk.fault = func(c call) (int, error) {
-		if c.name == what.name && !failed {
-			failed = true
+		if c.name == what.name && failed.CompareAndSwap(false, true) {
 			return written, err
 		}
 		if before == nil {

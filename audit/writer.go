@@ -207,9 +207,10 @@ func (w *writer) write() {
 	}
 }
 
-// refuse answers the batch with an error.
+// refuse answers the batch with an error, which Head has by then.
 func (w *writer) refuse(err error) {
 	err = fmt.Errorf("%w: %w", ErrUnavailable, err)
+	w.publish(err)
 	for _, r := range w.batch {
 		r.done <- answer{err: err}
 	}
