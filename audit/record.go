@@ -33,6 +33,9 @@ const (
 	EventStop    Event = "stop"
 	EventConfig  Event = "config"
 	EventBackend Event = "backend"
+	// EventAnchor says that a checkpoint is kept outside the host, or that it could not
+	// be brought there.
+	EventAnchor Event = "anchor"
 )
 
 // The events that the log writes of its own accord. create, rotate and repair are

@@ -14,6 +14,7 @@ const module = "github.com/keybroker/keybroker/"
 func arrows() map[string][]string {
 	return map[string][]string{
 		"audit":                   {},
+		"audit/anchor":            {"audit", "backends", "broker/envelope"},
 		"audit/otlp":              {"audit"},
 		"audit/verify":            {},
 		"backends":                {},
@@ -56,7 +57,7 @@ func outward() map[string][]string {
 		// client_golang's, too, and key.dict has one message of it.
 		"google.golang.org/protobuf": {"broker/grpcapi", "proto/keybroker/v1", "backends/gcpkms", "backends/gcpkms/gcptest", "cmd/keybroker", "internal/telemetry", "internal/tikv", "broker/admin", "audit/otlp"},
 		// Vault and AWS KMS are asked by it, and Google for tokens; gRPC has it, too.
-		"net/http":                            {"broker/grpcapi", "broker/admin", "broker/awsapi", "backends/vault", "backends/awskms", "backends/gcpkms", "backends/gcpkms/gcptest", "internal/telemetry", "proto/keybroker/v1", "audit/otlp", "cmd/keybroker"},
+		"net/http":                            {"audit/anchor", "broker/grpcapi", "broker/admin", "broker/awsapi", "backends/vault", "backends/awskms", "backends/gcpkms", "backends/gcpkms/gcptest", "internal/telemetry", "proto/keybroker/v1", "audit/otlp", "cmd/keybroker"},
 		"go.opentelemetry.io/otel/sdk":        {"audit/otlp", "cmd/keybroker"},
 		"github.com/aws":                      {"backends/awskms", "cmd/keybroker"},
 		"cloud.google.com/go":                 {"backends/gcpkms", "backends/gcpkms/gcptest", "cmd/keybroker"},
