@@ -124,8 +124,8 @@ func serve(ctx context.Context, env *Env, opts serveOptions) error {
 	defer stopExport() // after the log was closed, so that its last records go, too
 	relay := newRelay(d.cfg.Cache, d.log)
 	defer relay.close()
-	w := &wiring{path: opts.config, log: d.log, metrics: d.metrics, started: d.cfg}
-	settings, err := w.settings(d.cfg)
+	d.wiring = &wiring{path: opts.config, log: d.log, metrics: d.metrics, started: d.cfg}
+	settings, err := d.wiring.settings(d.cfg)
 	if err != nil {
 		return errors.Join(err, d.closeAudit(ctx))
 	}
@@ -139,7 +139,7 @@ func serve(ctx context.Context, env *Env, opts serveOptions) error {
 		d.metrics.Sealed(func() bool { return sealed.File != nil && !sealed.File.Gone() })
 	}
 	d.broker, err = broker.New(ctx, broker.Options{
-		Version: versionText(), BootID: bootclock.BootID(), Load: w.load, Audit: d.audit, Arena: arena,
+		Version: versionText(), BootID: bootclock.BootID(), Load: d.wiring.load, Audit: d.audit, Arena: arena,
 		Handover: relay.memory, Received: relay.received, Persist: sealed,
 		CacheCapacity: d.cfg.Cache.Capacity, CallTimeout: callTimeout, AuditTimeout: auditTimeout,
 		Patience: broker.DefaultPatience, StartSpread: spread,
@@ -164,6 +164,7 @@ type daemon struct {
 	log     *slog.Logger
 	metrics *telemetry.Metrics
 	audit   *audit.Log
+	wiring  *wiring
 	broker  *broker.Broker
 }
 
@@ -214,6 +215,12 @@ func (d *daemon) run(ctx context.Context) error {
 		return nil
 	})
 	group.Go(func() error { return d.reloadOnHangup(ctx) })
+	if d.cfg.Audit.Anchor != nil {
+		group.Go(func() error {
+			d.anchorAudit(ctx)
+			return nil
+		})
+	}
 	group.Go(func() error { return pingWatchdog(ctx, func() { _, _ = d.broker.Serves(), d.audit.Head() }) })
 	group.Go(func() error {
 		<-ctx.Done()

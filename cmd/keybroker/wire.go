@@ -85,6 +85,7 @@ func needRestart(was, is *config.Config) []string {
 		{"audit.checkpoint_interval", was.Audit.CheckpointInterval, is.Audit.CheckpointInterval},
 		{"audit.min_free", was.Audit.MinFree, is.Audit.MinFree},
 		{"audit.export", was.Audit.OTLP, is.Audit.OTLP},
+		{"audit.anchor", was.Audit.Anchor, is.Audit.Anchor},
 		{"memory", was.Memory, is.Memory},
 		{"cache", was.Cache, is.Cache},
 	} {
@@ -151,6 +152,17 @@ func (w *wiring) settings(cfg *config.Config) (_ broker.Settings, err error) {
 	}
 	w.made = made
 	return s, nil
+}
+
+// kms returns the KMS of the configuration in force that is called name.
+func (w *wiring) kms(name string) (backends.KMS, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	m, ok := w.made[name]
+	if !ok {
+		return nil, fmt.Errorf("backend %s is not in the configuration any more; where the audit log is anchored changes at a restart", name)
+	}
+	return m.kms, nil
 }
 
 // newKMS makes the KMS of one backend.

@@ -3,9 +3,12 @@ package main
 import (
 	"log/slog"
 	"reflect"
+	"slices"
+	"strconv"
 	"testing"
 	"time"
 
+	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/backends/awskms"
 	"github.com/keybroker/keybroker/backends/gcpkms"
 	"github.com/keybroker/keybroker/broker"
@@ -59,6 +62,53 @@ audit: {path: /audit.jsonl}
 	}
 	if k := settings.Keys[0]; k.HedgeAfter != 70*time.Millisecond || len(k.Recipients) != 2 || k.Recipients[1].Key != "projects/p-1/locations/global/keyRings/r/cryptoKeys/k" {
 		t.Errorf("%+v", k)
+	}
+}
+
+// TestKMSOfTheConfigurationInForce holds that what asks for a KMS by name gets the one
+// that the last configuration made.
+func TestKMSOfTheConfigurationInForce(t *testing.T) {
+	w := &wiring{log: slog.New(slog.DiscardHandler)}
+	load := func(backends string) *config.Config {
+		t.Helper()
+		cfg, err := config.Parse("config.yaml", []byte(`
+version: 1
+node: n1
+listen: {grpc: {socket: /run/kb.sock}}
+backends: {`+backends+`}
+keys: {tikv: {recipients: [{backend: local, key: tikv}]}}
+audit: {path: /audit.jsonl, anchor: {http: {url: "https://anchors.example.com/`+strconv.Itoa(len(backends))+`"}}}
+`), config.System("/"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err = w.settings(cfg); err != nil {
+			t.Fatal(err)
+		}
+		return cfg
+	}
+	const local, main = "local: {type: file, path: /keyring}", `, main: {type: vault, address: "https://vault:8200", auth: {method: token, token_file: `
+	was := load(local + main + "/t}}")
+	first, err := w.kms("main")
+	if err != nil {
+		t.Fatal(err)
+	}
+	is := load(local + main + "/other}}")
+	second, err := w.kms("main")
+	if err != nil || first == second {
+		t.Errorf("after the backend was changed: %v, the same: %v", err, first == second)
+	}
+	if later := needRestart(was, is); !slices.Equal(later, []string{"audit.anchor"}) {
+		t.Errorf("after a restart only: %q", later)
+	}
+	load(local)
+	if _, err := w.kms("main"); err == nil {
+		t.Error("a backend that is gone is still found")
+	}
+	for _, k := range []backends.KMS{first, second} {
+		if err := k.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -12,7 +12,7 @@ func defaultAudit() Audit {
 	}
 }
 
-func (w *walker) audit(v value) Audit {
+func (w *walker) audit(v value, backends map[string]Backend) Audit {
 	b := w.block(v, "audit")
 	a := defaultAudit()
 	b.made("path", &a.Path, 0o750)
@@ -41,6 +41,9 @@ func (w *walker) audit(v value) Audit {
 		if v, ok := w.block(v, "audit.export").fields["otlp"]; ok {
 			a.OTLP = w.otlp(v)
 		}
+	}
+	if v, ok := b.fields["anchor"]; ok {
+		a.Anchor = w.anchor(v, backends)
 	}
 	return a
 }

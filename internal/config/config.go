@@ -322,6 +322,26 @@ type Audit struct {
 	StrictStart bool
 	// OTLP is where the log is exported to. Nil: nowhere.
 	OTLP *OTLP
+	// Anchor is where the log's head is kept outside this host; nil: nowhere.
+	Anchor *Anchor
+}
+
+// Anchor is where the audit log's head is kept, and how often. One of KMS and HTTP is
+// not nil.
+type Anchor struct {
+	Interval time.Duration
+	// KMS is one whose own audit trail has the associated data of every wrap in clear.
+	KMS  *Recipient
+	HTTP *AnchorHTTP
+}
+
+// AnchorHTTP is a server that is sent the log's signed checkpoints.
+type AnchorHTTP struct {
+	// URL is https, or http to a loopback address, without user, query and fragment.
+	URL string
+	// TokenFile holds a bearer token, CAFile the certificates of who may vouch for the
+	// server; empty: none, and the system's.
+	TokenFile, CAFile string
 }
 
 // Rotate says when a file of the audit log is followed by the next, and how long it is
@@ -378,6 +398,7 @@ const (
 	DefaultAWSSessionName             = "keybroker"
 	DefaultJWTFile                    = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 	DefaultCheckInterval              = 5 * time.Minute
+	DefaultAnchorInterval             = time.Hour
 	DefaultAWSRegion                  = "us-east-1"
 	DefaultAWSAccount                 = "000000000000"
 	// DefaultAnswerBy leaves room for the three tries that TiKV's client makes in 10 s.

@@ -116,7 +116,7 @@ backends:
   google: {type: gcp-kms}
 keys: {tikv: {recipients: [{backend: file, key: tikv}]}}
 clients: {tikv: {match: {unix: {user: tikv}}}, br: {match: {aws: {access_key_id: kb1, secret_key_file: /s, user: tikv}}}}
-audit: {path: /audit.jsonl, export: {otlp: {endpoint: "https://collector:4318"}}}
+audit: {path: /audit.jsonl, anchor: {http: {url: "https://anchors.example.com"}}, export: {otlp: {endpoint: "https://collector:4318"}}}
 cache: {persist: {path: /cache.sealed, tpm: /dev/tpmrm0}}
 `
 

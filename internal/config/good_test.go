@@ -210,6 +210,7 @@ func TestEverything(t *testing.T) {
 		},
 		Audit: config.Audit{
 			Path: "/audit.jsonl", SyncInterval: time.Second, MinFree: 1 << 30, SigningKey: "/state/audit.key", CheckpointInterval: 5 * time.Minute, StrictStart: true,
+			Anchor: &config.Anchor{Interval: 30 * time.Minute, KMS: &config.Recipient{Backend: "approle", Key: "audit"}},
 			Rotate: config.Rotate{MaxSize: 5 << 20, MaxAge: time.Hour, Keep: 7, KeepAge: 720 * time.Hour, KeepSize: 1 << 30},
 			OTLP: &config.OTLP{
 				Endpoint: "https://collector:4318/otlp", HeadersFile: "/collector.headers", CAFile: "/etc/keybroker/ca.crt",
@@ -255,7 +256,11 @@ func TestByNumber(t *testing.T) {
 	if want := (config.Audit{
 		Path: "/etc/keybroker/log/audit.jsonl", SyncAlways: true, MinFree: config.DefaultMinFree, SigningKey: "/etc/keybroker/log/.audit.jsonl.key", CheckpointInterval: time.Minute,
 		Rotate: config.Rotate{MaxSize: 256 << 20, MaxAge: 24 * time.Hour, Compress: true},
-	}); c.Audit != want {
+		Anchor: &config.Anchor{
+			Interval: time.Hour,
+			HTTP:     &config.AnchorHTTP{URL: "https://anchors.example.com:8443/keybroker/n1", TokenFile: "/etc/keybroker/anchor.token", CAFile: "/ca.crt"},
+		},
+	}); !reflect.DeepEqual(c.Audit, want) {
 		t.Errorf("audit %+v", c.Audit)
 	}
 	for i, want := range []policy.Match{

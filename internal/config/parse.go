@@ -81,7 +81,7 @@ func (w *walker) parse(data []byte) *Config {
 	}
 	c.Audit = defaultAudit()
 	if v, ok := b.fields["audit"]; ok {
-		c.Audit = w.audit(v)
+		c.Audit = w.audit(v, backends)
 	}
 	c.Cache = Cache{Capacity: DefaultCacheCapacity, Handover: true}
 	if v, ok := b.fields["cache"]; ok {

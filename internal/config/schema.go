@@ -94,15 +94,18 @@ func schema() map[string][]entry {
 		"audit": {
 			must("path"), oneOf(may("sync"), "os", "always"), of(may("sync_interval"), "sync", "os"),
 			oneOf(may("on_failure"), "deny", "allow"), may("min_free"),
-			may("rotate"), may("signing_key"), may("checkpoint_interval"), may("strict_start"), may("export"),
+			may("rotate"), may("signing_key"), may("checkpoint_interval"), may("strict_start"), may("export"), may("anchor"),
 		},
 		"audit.export": {must("otlp")},
 		"audit.export.otlp": {
 			must("endpoint"), may("headers_file"), may("ca_file"), may("cert_file"), may("key_file"), may("timeout"),
 		},
-		"audit.rotate":  {may("max_size"), may("max_age"), may("keep"), may("keep_age"), may("keep_size"), may("compress")},
-		"memory":        {oneOf(may("locked"), "require", "prefer"), may("size")},
-		"cache":         {may("capacity"), oneOf(may("handover"), "auto", "off"), may("persist")},
-		"cache.persist": {must("path"), may("key_file"), may("tpm"), may("max_age")},
+		"audit.anchor":      {may("interval"), may("kms"), may("http")},
+		"audit.anchor.kms":  {must("backend"), must("key")},
+		"audit.anchor.http": {must("url"), may("token_file"), may("ca_file")},
+		"audit.rotate":      {may("max_size"), may("max_age"), may("keep"), may("keep_age"), may("keep_size"), may("compress")},
+		"memory":            {oneOf(may("locked"), "require", "prefer"), may("size")},
+		"cache":             {may("capacity"), oneOf(may("handover"), "auto", "off"), may("persist")},
+		"cache.persist":     {must("path"), may("key_file"), may("tpm"), may("max_age")},
 	}
 }

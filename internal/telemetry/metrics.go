@@ -40,6 +40,8 @@ type Metrics struct {
 	auditAlarms     *prometheus.CounterVec
 	auditFree       prometheus.Gauge
 	auditMinFree    prometheus.Gauge
+	auditAnchored   *prometheus.GaugeVec
+	anchorErrors    prometheus.Counter
 	reloadSuccess   prometheus.Gauge
 
 	// hot keeps the series of requests by their labels: to look one up by label
@@ -123,6 +125,12 @@ func New(version, revision, goVersion string) *Metrics {
 		auditAlarms: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "keybroker_audit_alarms_total", Help: "Starts that found the audit log changed while the broker was down.",
 		}, []string{"reason"}),
+		auditAnchored: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "keybroker_audit_anchored_seq", Help: "The number of the last audit record whose hash is kept outside the host. Absent before the first.",
+		}, nil),
+		anchorErrors: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "keybroker_audit_anchor_errors_total", Help: "Attempts to keep the audit log's head outside the host that failed.",
+		}),
 		auditHead: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "keybroker_audit_head_seq", Help: "The number of the last audit record.",
 		}),
@@ -145,7 +153,8 @@ func New(version, revision, goVersion string) *Metrics {
 	m.Registry.MustRegister(
 		m.requests, m.requestDuration, m.lookups, m.entries, m.runway, m.backendRequests, m.backendDuration,
 		m.backendUp, m.breaker, m.kek, m.hedges, m.degraded, m.auditRecords, m.auditErrors, m.auditSync, m.auditHead,
-		m.auditAlarms, m.auditFree, m.auditMinFree, m.reloadSuccess, build,
+		m.auditAlarms, m.auditFree, m.auditMinFree,
+		m.auditAnchored, m.anchorErrors, m.reloadSuccess, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	return m
@@ -297,6 +306,12 @@ func (m *Metrics) AuditSynced(took time.Duration) { m.auditSync.Observe(took.Sec
 
 // AuditHead notes the number of the last record.
 func (m *Metrics) AuditHead(seq uint64) { m.auditHead.Set(float64(seq)) }
+
+// AuditAnchored notes the number of the last record whose hash is kept outside the host.
+func (m *Metrics) AuditAnchored(seq uint64) { m.auditAnchored.WithLabelValues().Set(float64(seq)) }
+
+// AuditAnchorFailed counts an attempt to keep the log's head outside the host that failed.
+func (m *Metrics) AuditAnchorFailed() { m.anchorErrors.Inc() }
 
 // AuditAlarm counts a start that found the log changed.
 func (m *Metrics) AuditAlarm(reason string) { m.auditAlarms.WithLabelValues(reason).Inc() }

@@ -42,6 +42,8 @@ func told() *telemetry.Metrics {
 	m.AuditAlarm("log_shortened")
 	m.AuditFree(1 << 30)
 	m.AuditMinFree(64 << 20)
+	m.AuditAnchored(40)
+	m.AuditAnchorFailed()
 	x := m.AuditExport()
 	x.Exported(30)
 	x.Rejected(2)
@@ -57,6 +59,12 @@ const golden = `
 # HELP keybroker_audit_alarms_total Starts that found the audit log changed while the broker was down.
 # TYPE keybroker_audit_alarms_total counter
 keybroker_audit_alarms_total{reason="log_shortened"} 1
+# HELP keybroker_audit_anchor_errors_total Attempts to keep the audit log's head outside the host that failed.
+# TYPE keybroker_audit_anchor_errors_total counter
+keybroker_audit_anchor_errors_total 1
+# HELP keybroker_audit_anchored_seq The number of the last audit record whose hash is kept outside the host. Absent before the first.
+# TYPE keybroker_audit_anchored_seq gauge
+keybroker_audit_anchored_seq 40
 # HELP keybroker_audit_export_missing_total Audit records that were gone from the log before they were exported.
 # TYPE keybroker_audit_export_missing_total counter
 keybroker_audit_export_missing_total 3
