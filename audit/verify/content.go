@@ -84,25 +84,30 @@ func (e *damageError) Error() string {
 // content opens what f holds. The caller closes it.
 func (f *file) content(ctx context.Context) *content {
 	c := &content{ctx: ctx, stored: &stored{in: io.NewSectionReader(f, 0, f.stored)}, done: func() {}}
-	switch f.compression {
-	case gzipped:
-		in, err := gzip.NewReader(bufio.NewReaderSize(c.stored, bufferSize))
-		if err != nil {
-			c.in = failed{err}
-			break
-		}
-		c.in = in
-	case zstded:
-		in, err := zstd.NewReader(bufio.NewReaderSize(c.stored, bufferSize), zstd.WithDecoderMaxWindow(maxWindow))
-		if err != nil {
-			c.in = failed{err}
-			break
-		}
-		c.in, c.done = in, in.Close
-	default:
-		c.in = c.stored
+	if c.in = c.stored; f.compression != "" {
+		c.in, c.done = decompress(f.compression, bufio.NewReaderSize(c.stored, bufferSize))
 	}
 	return c
+}
+
+// decompress reads what was compressed so. The caller calls done at the end.
+func decompress(c compression, in io.Reader) (out io.Reader, done func()) {
+	switch c {
+	case gzipped:
+		r, err := gzip.NewReader(in)
+		if err != nil {
+			return failed{err}, func() {}
+		}
+		return r, func() {}
+	case zstded:
+		r, err := zstd.NewReader(in, zstd.WithDecoderMaxWindow(maxWindow))
+		if err != nil {
+			return failed{err}, func() {}
+		}
+		return r, r.Close
+	default:
+		return in, func() {}
+	}
 }
 
 type failed struct{ error }

@@ -52,7 +52,9 @@ type known struct {
 	Head
 	from       string      // how it is known, as in "which is ... "
 	checkpoint *Checkpoint // nil if it is a head
-	met        bool
+	// anchored: an anchor has it. Older ones than what is there are kept for ever.
+	anchored bool
+	met      bool
 	// key is the one that was current after the record: it must have signed the
 	// checkpoint. succeeds is signers.succeeds of it.
 	key      *Key

@@ -27,6 +27,9 @@ type Options struct {
 	// have the record of each, and the key that signed the log then must have
 	// signed it.
 	Checkpoints []*Checkpoint
+	// Anchors were kept likewise. The log must have the record of each that is of it,
+	// and each of them must have one at least.
+	Anchors []*Anchors
 	// Key must have signed a checkpoint in the files. From there on, only it signs,
 	// and the keys that it, and each of them in turn, announces when the log is
 	// rotated. If it is nil, the first key in the files has its place: then
@@ -57,6 +60,8 @@ type Result struct {
 	Lost uint64
 	// Signed is how far the checkpoints in the files vouch for it.
 	Signed Signed
+	// Anchored is what Options.Anchors have of it.
+	Anchored Anchored
 
 	// Problems are what must not be in a log, in the order of the chain: the
 	// first MaxFindings of ProblemCount. One cause has one problem if possible,
@@ -160,6 +165,9 @@ func Files(ctx context.Context, paths []string, o Options) (*Result, error) {
 		}
 		c.expect(&known{Head: cp.head, from: "known from the checkpoint " + cp.from, checkpoint: cp})
 	}
+	for _, a := range o.Anchors {
+		c.anchor(a)
+	}
 	for i, f := range ordered {
 		var next *file
 		for _, g := range ordered[i+1:] {
@@ -199,6 +207,8 @@ func (c *checker) finish(paths []string) {
 		case k.Seq > r.Head.Seq:
 			at.What = fmt.Sprintf("the log ends with record %d, and record %d is %s: records were removed at the end, or the newest file was not given", r.Head.Seq, k.Seq, k.from)
 			c.problem(at)
+		case k.Seq < r.FirstSeq && k.anchored:
+			r.Anchored.Older++
 		case k.Seq < r.FirstSeq:
 			at.What = fmt.Sprintf("the files begin with record %d, so record %d, which is %s, cannot be compared: give the older files too", r.FirstSeq, k.Seq, k.from)
 			c.problem(at)
@@ -207,6 +217,7 @@ func (c *checker) finish(paths []string) {
 			c.problem(at)
 		}
 	}
+	c.finishAnchored(last)
 	c.finishSigned(last)
 	if r.Signed.Seq > 0 {
 		r.Signed.Unsigned = r.Head.Seq - r.Signed.Seq

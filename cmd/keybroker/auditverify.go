@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -17,8 +18,8 @@ import (
 
 // verification is what the flags of audit verify say.
 type verification struct {
-	head, pubkey          string
-	checkpoints, fromURLs []string
+	head, pubkey                   string
+	checkpoints, fromURLs, anchors []string
 }
 
 func newAuditVerifyCommand(env *Env, opts *options) *cobra.Command {
@@ -36,12 +37,17 @@ The log itself says which keys have signed it. Whether these are the broker's,
 checkpoint in the files, and each key after it must have been announced by the one
 before.
 
+--anchor compares the log with what a place outside the host has kept of it: signed
+checkpoints, one after the other or in JSON; AWS CloudTrail's events; or the lines of
+a Vault audit device. Logs of other brokers may stand in the same file.
+
 The last line it prints is the log's head. Keep it, or a checkpoint of the broker's,
 where whoever can write the log cannot: given as --head or --checkpoint later, it
 shows that no record was cut off since, and that the log was not written anew.`,
 		Example: `  keybroker audit verify /var/log/keybroker/audit.jsonl*
   keybroker audit verify --head 1204:9f86d081… /var/log/keybroker/audit.jsonl*
-  keybroker audit verify --pubkey n1.pub --checkpoint n1-july.txt audit.jsonl*`,
+  keybroker audit verify --pubkey n1.pub --checkpoint n1-july.txt audit.jsonl*
+  keybroker audit verify --anchor vault-audit.log --anchor cloudtrail.json.gz audit.jsonl*`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, files []string) error {
 			o, err := env.verifyOptions(cmd.Context(), &flags)
@@ -58,13 +64,14 @@ shows that no record was cut off since, and that the log was not written anew.`,
 			if err != nil {
 				return err
 			}
-			return env.printVerified(r, o.Key != nil, opts)
+			return env.printVerified(r, &o, opts)
 		},
 	}
 	cmd.Flags().StringVar(&flags.head, "head", "", "`SEQ:HASH` of a record that the log is known to have")
 	cmd.Flags().StringVar(&flags.pubkey, "pubkey", "", "public `KEY` that has signed the log, keybroker.audit+…, or a file that holds it")
 	cmd.Flags().StringArrayVar(&flags.checkpoints, "checkpoint", nil, "`FILE` with a checkpoint that the log is known to have, - for standard input; can be repeated")
 	cmd.Flags().StringArrayVar(&flags.fromURLs, "from-url", nil, "get a checkpoint from `URL`, such as the broker's own /audit/checkpoint; can be repeated")
+	cmd.Flags().StringArrayVar(&flags.anchors, "anchor", nil, "`FILE` with what a place outside the host has kept of the log, - for standard input; can be repeated")
 	return cmd
 }
 
@@ -109,7 +116,32 @@ func (e *Env) verifyOptions(ctx context.Context, flags *verification) (o verify.
 		}
 		o.Checkpoints = append(o.Checkpoints, cp)
 	}
+	for _, name := range flags.anchors {
+		a, err := e.readAnchors(ctx, name)
+		if err != nil {
+			return o, err
+		}
+		o.Anchors = append(o.Anchors, a)
+	}
 	return o, nil
+}
+
+// readAnchors reads a file of any size.
+func (e *Env) readAnchors(ctx context.Context, name string) (*verify.Anchors, error) {
+	in := e.Stdin
+	if name != "-" {
+		f, err := os.Open(name)
+		if err != nil {
+			return nil, usageError(err)
+		}
+		defer func() { _ = f.Close() }()
+		in = f
+	}
+	a, err := verify.ReadAnchors(ctx, source(name), in)
+	if err != nil {
+		return nil, usageError(fmt.Errorf("%s cannot be read: %w", source(name), err))
+	}
+	return a, nil
 }
 
 // readPublicKey reads a key, or a file that holds one.
@@ -154,7 +186,8 @@ type verified struct {
 	FirstSeq uint64    `json:"first_seq"`
 	Head     string    `json:"head"`
 	Lost     uint64    `json:"lost"`
-	Signed   *signed   `json:"signed"` // null if nothing is
+	Signed   *signed   `json:"signed"`             // null if nothing is
+	Anchored *anchored `json:"anchored,omitempty"` // of --anchor
 	Problems []finding `json:"problems"`
 	Notes    []finding `json:"notes"`
 }
@@ -172,6 +205,12 @@ type signed struct {
 	KeyGiven bool `json:"key_given"`
 }
 
+type anchored struct {
+	Heads  int    `json:"heads"`
+	Older  int    `json:"older"`
+	Latest string `json:"latest"`
+}
+
 type finding struct {
 	File string `json:"file"`
 	Line int    `json:"line,omitempty"`
@@ -187,7 +226,8 @@ func findings(fs []verify.Finding) []finding {
 	return out
 }
 
-func (e *Env) printVerified(r *verify.Result, keyGiven bool, opts *options) error {
+func (e *Env) printVerified(r *verify.Result, o *verify.Options, opts *options) error {
+	keyGiven := o.Key != nil
 	head := fmt.Sprintf("%d:%x", r.Head.Seq, r.Head.Hash)
 	if opts.output == outputJSON {
 		var by *signed
@@ -195,7 +235,7 @@ func (e *Env) printVerified(r *verify.Result, keyGiven bool, opts *options) erro
 			by = &signed{s.Seq, s.Time, s.Checkpoints, s.Keys, s.First.String(), s.Last.String(), s.Current.String(), s.Unsigned, keyGiven}
 		}
 		if err := e.printJSON(verified{
-			OK: r.OK(), LogID: r.LogID, Files: r.Files, Records: r.Records, FirstSeq: r.FirstSeq, Head: head, Lost: r.Lost, Signed: by,
+			Anchored: anchoredOf(r, o), OK: r.OK(), LogID: r.LogID, Files: r.Files, Records: r.Records, FirstSeq: r.FirstSeq, Head: head, Lost: r.Lost, Signed: by,
 			Problems: findings(r.Problems), Notes: findings(r.Notes),
 		}); err != nil {
 			return err
@@ -206,6 +246,9 @@ func (e *Env) printVerified(r *verify.Result, keyGiven bool, opts *options) erro
 		}
 		if more := r.NoteCount - len(r.Notes); more > 0 {
 			fmt.Fprintf(e.Stdout, "note: and %d more\n", more)
+		}
+		if a := r.Anchored; a.Heads > 0 {
+			fmt.Fprintf(e.Stdout, "anchored: %s of this log, the latest of record %d\n", counting(uint64(a.Heads), "head"), a.Latest.Seq) //nolint:gosec // a number of things is not negative
 		}
 		for _, f := range r.Problems {
 			fmt.Fprintln(e.Stdout, "PROBLEM:", visible(f.String()))
@@ -222,6 +265,15 @@ func (e *Env) printVerified(r *verify.Result, keyGiven bool, opts *options) erro
 		return verificationError(fmt.Errorf("the audit log is not whole: %s; keep the files as evidence", counting(r.ProblemCount, "problem")))
 	}
 	return nil
+}
+
+// anchoredOf is nil if there was nothing to be compared.
+func anchoredOf(r *verify.Result, o *verify.Options) *anchored {
+	if len(o.Anchors) == 0 {
+		return nil
+	}
+	a := r.Anchored
+	return &anchored{a.Heads, a.Older, fmt.Sprintf("%d:%x", a.Latest.Seq, a.Latest.Hash)}
 }
 
 // signedText says for people how far a log is signed.

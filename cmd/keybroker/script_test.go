@@ -2,11 +2,16 @@ package main
 
 import (
 	"crypto/fips140"
+	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -50,6 +55,7 @@ func TestScripts(t *testing.T) {
 			"waitfor": waitForSocket,
 			"code":    exitCodeOf,
 			"listen":  listenOn,
+			"keep":    keepPosts,
 		},
 	})
 }
@@ -97,4 +103,33 @@ func listenOn(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	ts.Defer(func() { _ = l.Close() })
 	ts.Setenv(args[0], l.Addr().String())
+}
+
+// keepPosts serves HTTP until the script ends, appends the body of every POST that has
+// the token to a file, and puts the URL into a variable: keep NAME FILE TOKEN
+func keepPosts(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: keep NAME FILE TOKEN")
+	}
+	path := ts.MkAbs(args[1])
+	var mu sync.Mutex
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil || r.Method != http.MethodPost || r.Header.Get("Authorization") != "Bearer "+args[2] {
+			w.WriteHeader(http.StatusForbidden)
+			return
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+		if err == nil {
+			_, err = f.Write(body)
+			err = errors.Join(err, f.Close())
+		}
+		if err != nil {
+			w.WriteHeader(http.StatusInternalServerError)
+		}
+	}))
+	ts.Defer(server.Close)
+	ts.Setenv(args[0], server.URL+"/heads")
 }
