@@ -1,6 +1,6 @@
-// Command vaultserver is a real Vault server for tests: the core, Transit and the
-// AppRole and Token auth methods of github.com/hashicorp/vault, over plain HTTP
-// on loopback.
+// Command vaultserver is a real Vault server for tests: the core, Transit, the
+// AppRole and Token auth methods and the file audit device of
+// github.com/hashicorp/vault, over plain HTTP on loopback.
 //
 // It initializes and unseals itself, and prints one line of JSON once it serves:
 // {"address": …, "root_token": …, "unseal_key": …}. Its data is in the directory
@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/vault/audit"
 	"github.com/hashicorp/vault/builtin/credential/approle"
 	"github.com/hashicorp/vault/builtin/logical/transit"
 	vaulthttp "github.com/hashicorp/vault/http"
@@ -80,6 +81,7 @@ func run(dir, listen string, verbose bool) error {
 		BuiltinRegistry:    builtins{},
 		LogicalBackends:    map[string]logical.Factory{"transit": transit.Factory},
 		CredentialBackends: map[string]logical.Factory{"approle": approle.Factory},
+		AuditBackends:      map[string]audit.Factory{"file": audit.NewFileBackend},
 		Logger:             log,
 		RedirectAddr:       address,
 	})
