@@ -321,9 +321,9 @@ func (c *checker) anchor(a *Anchors) {
 // the configuration says.
 func (c *checker) finishAnchored(last string) {
 	r := &c.result
-	switch a := r.Anchored; {
-	case a.Older == 0:
-	case a.Older == a.Heads:
+	switch a := r.Anchored; a.Older {
+	case 0:
+	case a.Heads:
 		c.problem(Finding{File: last, What: fmt.Sprintf("the files begin with record %d, and all heads that are anchored are of older ones, the latest of record %d: nothing could be compared", r.FirstSeq, a.Latest.Seq)})
 	default:
 		c.note(Finding{File: last, What: fmt.Sprintf("the files begin with record %d, so %d of %d heads that are anchored could not be compared", r.FirstSeq, a.Older, a.Heads)})

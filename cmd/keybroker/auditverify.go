@@ -248,7 +248,7 @@ func (e *Env) printVerified(r *verify.Result, o *verify.Options, opts *options) 
 			fmt.Fprintf(e.Stdout, "note: and %d more\n", more)
 		}
 		if a := r.Anchored; a.Heads > 0 {
-			fmt.Fprintf(e.Stdout, "anchored: %s of this log, the latest of record %d\n", counting(uint64(a.Heads), "head"), a.Latest.Seq) //nolint:gosec // a number of things is not negative
+			fmt.Fprintf(e.Stdout, "anchored: %s of this log, the latest of record %d\n", counting(uint64(a.Heads), "head"), a.Latest.Seq)
 		}
 		for _, f := range r.Problems {
 			fmt.Fprintln(e.Stdout, "PROBLEM:", visible(f.String()))
