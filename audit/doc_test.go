@@ -52,7 +52,7 @@ func TestDocumentIsComplete(t *testing.T) {
 	}
 	names := []string{ // as they stand in the source
 		"generate", "wrap", "unwrap", "rewrap", "renew", "inspect", "list", "random", "drill", "status", "purge", "reload", "tail", "denied-at-the-door",
-		"start", "stop", "config", "backend", "create", "rotate", "repair", "checkpoint", "expire", "alarm",
+		"start", "stop", "config", "backend", "create", "rotate", "repair", "checkpoint", "expire", "alarm", "anchor",
 		"log_shortened", "log_exchanged", "signing_key_replaced", "disk_hung", "torn_tail", "live_file_missing", "write_failed", "sync_failed", "file_removed", "file_replaced", "file_changed", "file_unreachable",
 		"file", "tail_bytes", "tail_sha256", "synced_seq", // of former
 		"public_key",

@@ -42,7 +42,7 @@ func (v *vaultServer) auditDevice(clear bool) (path string) {
 	path = filepath.Join(v.dir, "vault-audit.log")
 	v.must(v.root.Sys().EnableAuditWithOptions("file", &api.EnableAuditOptions{Type: "file", Options: map[string]string{"file_path": path}}))
 	if clear {
-		v.must(v.root.Sys().TuneMount("transit", api.MountConfigInput{AuditNonHMACRequestKeys: []string{"associated_data"}}))
+		v.must(v.root.Sys().TuneMountAllowNil("transit", api.TuneMountConfigInput{AuditNonHMACRequestKeys: &[]string{"associated_data"}}))
 	}
 	return path
 }
