@@ -14,6 +14,7 @@
 //
 //	record.go      what a record says
 //	encode.go      the record as JSON, at most 8 KiB
+//	hide.go        values of a context that are hidden
 //	line.go        the line: chain, hash, limits
 //	log.go         Open, Append, Head, Close
 //	writer.go      the one goroutine that writes

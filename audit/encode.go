@@ -121,7 +121,7 @@ func appendMembers(dst []byte, r *Record, c cut) []byte {
 	if len(r.Context) > 0 {
 		dst = append(dst, `,"context":`...)
 		from := len(dst)
-		dst = appendContext(dst, r.Context, c.value)
+		dst = appendContext(dst, r, c.value)
 		if c.whole {
 			sum := digest(string(dst[from:]))
 			dst = append(dst[:from], `{"`...)
@@ -173,13 +173,13 @@ func appendClient(dst []byte, client *Client, longest int) []byte {
 	return append(dst, '}')
 }
 
-// appendContext appends the pairs in the order of their names' bytes. A name
+// appendContext appends r's context in the order of the names' bytes. A name
 // that is not UTF-8 is replaced by its digest, since two of them could
-// otherwise become one.
-func appendContext(dst []byte, pairs map[string]string, longest int) []byte {
+// otherwise become one; so is a value that only looks as if it were hidden.
+func appendContext(dst []byte, r *Record, longest int) []byte {
 	var few [8]string // enough for most; then nothing is allocated
 	names := few[:0]
-	for name := range pairs {
+	for name := range r.Context {
 		names = append(names, name)
 	}
 	slices.Sort(names)
@@ -194,7 +194,12 @@ func appendContext(dst []byte, pairs map[string]string, longest int) []byte {
 			dst = appendString(dst, digest(name))
 		}
 		dst = append(dst, ':')
-		dst = appendText(dst, pairs[name], longest)
+		value := r.Context[name]
+		if !r.HideContext && strings.HasPrefix(value, hiddenPrefix) {
+			dst = appendString(dst, digest(value))
+			continue
+		}
+		dst = appendText(dst, value, longest)
 	}
 	return append(dst, '}')
 }

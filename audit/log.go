@@ -77,6 +77,8 @@ type Config struct {
 	// SigningKey is the file of the key that signs checkpoints; it is made if it is
 	// not there, and replaced at each rotation. Beside it, under its name with the
 	// ending .checkpoint, the last checkpoint is remembered. Empty: nothing is signed.
+	// Under its name with the ending .hmac is the key that Record.HideContext needs; it is
+	// made once, and stays as long as the log (without SigningKey: .NAME.hmac).
 	SigningKey string
 	// CheckpointInterval is how often the log is signed while records come in; 0 is a
 	// minute.
@@ -120,6 +122,8 @@ type Log struct {
 	observe  Observer
 	assemble assembler
 	room     int // for the members of a record
+	// hidingKey is for Record.HideContext; never changed.
+	hidingKey []byte
 
 	requests sync.Pool // of *request
 	queue    chan *request
@@ -204,6 +208,9 @@ func open(c Config, sys system) (*Log, error) {
 	if err = w.open(); err == nil {
 		err = w.openSigning()
 	}
+	if err == nil {
+		l.hidingKey, err = sys.hidingKey(hidingKeyPath(&c, path), c.Random)
+	}
 	if err != nil {
 		if w.file != nil {
 			_ = w.file.Close()
@@ -239,7 +246,8 @@ type answer struct {
 // A record is at most MaxLine bytes. Texts that do not fit are replaced by
 // "sha256:", their SHA-256 in hex, a colon and their length in bytes: context
 // values first, the longest first. Bytes that are not UTF-8 become U+FFFD. So a
-// record is never refused for what a caller put into it.
+// record is never refused for what a caller put into it. What Record.HideContext hides
+// is hidden before.
 func (l *Log) Append(ctx context.Context, r Record) (seq uint64, err error) {
 	select {
 	case <-l.closing:
@@ -251,6 +259,9 @@ func (l *Log) Append(ctx context.Context, r Record) (seq uint64, err error) {
 	}
 	if err := l.hangs(); err != nil {
 		return 0, err
+	}
+	if r.HideContext {
+		r.Context = l.hide(r.Context)
 	}
 	req := l.requests.Get().(*request)
 	req.members = appendRecord(req.members[:0], &r, l.room)

@@ -101,6 +101,9 @@ type Record struct {
 	Envelope string
 	// Context is the caller's context. Append does not keep it.
 	Context map[string]string
+	// HideContext has each of its values replaced by its HMAC-SHA-256 under a key of
+	// this log: who knows the key can check a guess, and nobody else can.
+	HideContext bool
 	// Source is where the intermediate key came from; Backend and KEK who opened
 	// it.
 	Source, Backend, KEK string

@@ -220,7 +220,7 @@ func TestRotation(t *testing.T) {
 		if len(keys) != bySize+3 || keys[len(keys)-1] != l.PublicKey() {
 			t.Errorf("%d keys for %d files; the last is %s, want %s", len(keys), bySize+3, keys[len(keys)-1], l.PublicKey())
 		}
-		if files, _ := filepath.Glob(filepath.Join(dir, ".*")); len(files) != 3 { // lock, key, checkpoint
+		if files, _ := filepath.Glob(filepath.Join(dir, ".*")); len(files) != 4 { // lock, key, checkpoint, hmac
 			t.Errorf("hidden files: %v", files)
 		}
 		if repairs := repairs(t, dir); repairs != "" {
