@@ -54,6 +54,7 @@ type fixture struct {
 	uptime  func() time.Time
 	arena   *secret.Arena
 	observe *observer
+	logger  *slog.Logger
 	// What a restart needs; nil and empty unless the test is about that.
 	memory   *handover.Memory
 	received *handover.Received
@@ -96,6 +97,7 @@ func newFixture(t *testing.T, change ...func(*fixture)) *fixture {
 	f.clock = f.now.Now
 	f.arena = newArena(t)
 	f.observe = newObserver()
+	f.logger = slog.New(slog.DiscardHandler)
 	f.settings = broker.Settings{
 		Backends: map[string]broker.Backend{
 			"one": {KMS: f.one, Provider: "fake", Type: "fake", Timeout: time.Minute, KeyOf: keyOf},
@@ -148,7 +150,7 @@ func (f *fixture) options() broker.Options {
 		Now:           f.clock,
 		Uptime:        uptime,
 		Random:        rand.Reader,
-		Logger:        slog.New(slog.DiscardHandler),
+		Logger:        f.logger,
 		Observer:      f.observe,
 	}
 }

@@ -101,6 +101,7 @@ func (op *operation) authorize(name string, operations ...policy.Operation) (*ke
 	if k != nil {
 		canonical = k.Name
 		op.rec.Key, op.key = k.Name, k.Name
+		op.rec.HideContext = op.rec.HideContext || k.HideContext
 	}
 	if !op.client.HasAnyRight(canonical) {
 		return nil, op.denied(fmt.Sprintf("client %s has no right on key %q", op.client.Name, name))

@@ -28,15 +28,15 @@ func mustPairs(t *testing.T, m map[string]string) envelope.Pairs {
 }
 
 // newForeign returns a broker whose key tikv passes through to that master key.
-func newForeign(t *testing.T, size int, bound map[string]string) foreign {
+func newForeign(t *testing.T, size int, bound map[string]string, change ...func(*fixture)) foreign {
 	t.Helper()
 	f := foreign{dek: bytes.Repeat([]byte{7}, size)}
-	f.fixture = newFixture(t, func(of *fixture) {
+	f.fixture = newFixture(t, append(change, func(of *fixture) {
 		of.settings.Keys[0].Passthrough = &broker.Passthrough{
 			Recipient: broker.Recipient{Backend: "two", Key: "old"},
 			Contexts:  []envelope.Pairs{mustPairs(t, map[string]string{"app": "tikv"})},
 		}
-	})
+	})...)
 	w, err := f.two.Wrap(t.Context(), backends.WrapRequest{Key: "old", Plaintext: f.dek, AssociatedData: mustPairs(t, bound).Canonical()})
 	if err != nil {
 		t.Fatal(err)

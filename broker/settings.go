@@ -89,6 +89,9 @@ type Key struct {
 	// Warm has an intermediate key made as soon as the key is configured, before
 	// anybody asks for an envelope.
 	Warm bool
+	// HideContext has the values of callers' contexts hidden in audit records of the key,
+	// and of a call that is about another key as well.
+	HideContext bool
 	// Passthrough opens what was wrapped before there was a broker; nil: nothing
 	// does.
 	Passthrough *Passthrough

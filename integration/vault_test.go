@@ -197,9 +197,11 @@ func (v *vaultServer) backend(name string) string {
 		name, v.Address, roleID, secretID)
 }
 
-// contains tells whether b holds secret, raw, in hex or in base64.
+// contains tells whether b holds secret, raw, in hex or in base64 of either alphabet,
+// with padding or without.
 func contains(b, secret []byte) bool {
 	return bytes.Contains(b, secret) ||
 		bytes.Contains(bytes.ToLower(b), fmt.Appendf(nil, "%x", secret)) ||
-		bytes.Contains(b, []byte(base64.StdEncoding.EncodeToString(secret)))
+		bytes.Contains(b, []byte(base64.RawStdEncoding.EncodeToString(secret))) ||
+		bytes.Contains(b, []byte(base64.RawURLEncoding.EncodeToString(secret)))
 }

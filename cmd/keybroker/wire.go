@@ -257,7 +257,7 @@ func brokerKey(k config.Key) (broker.Key, error) {
 		Recipients: brokerRecipients(k.Recipients), FormerRecipients: brokerRecipients(k.FormerRecipients),
 		MinRecipients: k.MinRecipients, HedgeAfter: k.HedgeAfter, CheckInterval: k.CheckInterval, Context: pairs,
 		Limits: cache.Limits{TTL: k.TTL, RefreshAfter: k.RefreshAfter, MaxStale: k.MaxStale, NegativeTTL: k.NegativeTTL},
-		Warm:   k.Warm,
+		Warm:   k.Warm, HideContext: k.HideContext,
 		MaxAge: k.MaxAge, MaxUses: k.MaxUses,
 	}
 	for _, former := range k.FormerContexts {

@@ -270,6 +270,8 @@ type Key struct {
 	NegativeTTL time.Duration
 	// Warm has the first intermediate key made at the start.
 	Warm bool
+	// HideContext has the values of callers' contexts hidden in the audit log.
+	HideContext bool
 	// MaxAge and MaxUses bound how long one intermediate key makes new envelopes.
 	MaxAge  time.Duration
 	MaxUses uint64

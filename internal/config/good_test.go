@@ -182,7 +182,7 @@ func TestEverything(t *testing.T) {
 			MinRecipients:    2, HedgeAfter: 150 * time.Millisecond, CheckInterval: 90 * time.Second,
 			Context:        map[string]string{"cluster": "prod-1", "": "", "with:colon": "any text\n"},
 			FormerContexts: []map[string]string{{"cluster": "prod-0"}, {}},
-			TTL:            2 * time.Hour, RefreshAfter: time.Hour, MaxStale: 72 * time.Hour, NegativeTTL: time.Second, Warm: true, MaxAge: 12 * time.Hour, MaxUses: 1,
+			TTL:            2 * time.Hour, RefreshAfter: time.Hour, MaxStale: 72 * time.Hour, NegativeTTL: time.Second, Warm: true, HideContext: true, MaxAge: 12 * time.Hour, MaxUses: 1,
 			Aliases: []string{"tikv-master"},
 			Passthrough: &config.Passthrough{
 				Backend: "aws-role", Key: "arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab",

@@ -90,6 +90,9 @@ func (w *walker) key(v value, backends map[string]Backend, names map[string]stri
 		w.keyCache(v, &k)
 	}
 	b.boolean("warm", &k.Warm)
+	values := "plain"
+	b.oneOf("context_values", &values)
+	k.HideContext = values == "hash"
 	if v, ok := b.fields["intermediate"]; ok {
 		b := w.block(v, "keys.NAME.intermediate")
 		b.duration("max_age", &k.MaxAge, time.Minute, maxTime)

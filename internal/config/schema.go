@@ -73,7 +73,7 @@ func schema() map[string][]entry {
 		"keys.NAME": {
 			must("recipients"), may("former_recipients"), may("min_recipients"), may("hedge_after"), may("check_interval"),
 			may("context"), may("former_contexts"), may("cache"), may("intermediate"), may("aliases"), may("passthrough"),
-			may("warm"),
+			may("warm"), oneOf(may("context_values"), "plain", "hash"),
 		},
 		"keys.NAME.recipients[]":        {must("backend"), must("key")},
 		"keys.NAME.former_recipients[]": {must("backend"), must("key")},
