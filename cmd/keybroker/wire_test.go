@@ -33,6 +33,7 @@ keys:
       - {backend: amazon, key: "arn:aws:kms:eu-west-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"}
       - {backend: google, key: projects/p-1/locations/global/keyRings/r/cryptoKeys/k}
     hedge_after: 70ms
+    context_values: hash
 audit: {path: /audit.jsonl}
 `), config.System("/"))
 	if err != nil {
@@ -60,7 +61,7 @@ audit: {path: /audit.jsonl}
 	if len(settings.Backends) != len(want) {
 		t.Errorf("%d backends", len(settings.Backends))
 	}
-	if k := settings.Keys[0]; k.HedgeAfter != 70*time.Millisecond || len(k.Recipients) != 2 || k.Recipients[1].Key != "projects/p-1/locations/global/keyRings/r/cryptoKeys/k" {
+	if k := settings.Keys[0]; k.HedgeAfter != 70*time.Millisecond || !k.HideContext || len(k.Recipients) != 2 || k.Recipients[1].Key != "projects/p-1/locations/global/keyRings/r/cryptoKeys/k" {
 		t.Errorf("%+v", k)
 	}
 }
