@@ -15,7 +15,8 @@ import (
 // Tail calls fn with each record from fromSeq on, in order, and with the line as
 // it stands in the file, without the newline. If fromSeq is 0, it begins with
 // the next record to be written; if that record is no longer in the directory,
-// with the oldest that is. Without follow it ends after the record that was the
+// with the oldest that is; records that are removed later, before they are read, are
+// missing. Without follow it ends after the record that was the
 // last when it was called; with follow it goes on until ctx ends, and then
 // returns ctx's error, or until the log is closed.
 //
@@ -98,6 +99,7 @@ type reader struct {
 	in   *bufio.Reader
 	// opened is the record that file was opened for, since it should hold it.
 	opened uint64
+	begun  bool // a record was read
 }
 
 func (r *reader) close() {
@@ -112,8 +114,12 @@ func (r *reader) close() {
 func (r *reader) read() ([]byte, error) {
 	for {
 		if r.file == nil {
+			want := r.next
 			if err := r.open(); err != nil {
 				return nil, err
+			}
+			if r.begun && r.next > want {
+				return nil, &MissingError{Seq: want, Next: r.next}
 			}
 		}
 		line, err := r.in.ReadSlice('\n')
@@ -122,6 +128,7 @@ func (r *reader) read() ([]byte, error) {
 				return nil, &MissingError{Seq: r.next, Next: seq}
 			}
 			r.next++
+			r.begun = true
 			return line[:len(line)-1], nil
 		} else if err == nil && ok {
 			continue // before the first record asked for
@@ -202,12 +209,16 @@ func (r *reader) open() error {
 // find returns the path of the file that should hold r.next.
 func (r *reader) find() (string, error) {
 	live := r.l.stands()
-	if r.next >= live.first {
-		return r.l.path, nil
-	}
 	files, err := formerFiles(r.l.path)
 	if err != nil {
 		return "", err
+	}
+	if r.next >= live.first {
+		// In mid-rotation the live file has its rotated name already.
+		if n := len(files); n > 0 && files[n-1].first == live.first {
+			return files[n-1].path, nil
+		}
+		return r.l.path, nil
 	}
 	if len(files) == 0 {
 		r.next = live.first

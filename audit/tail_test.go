@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -310,4 +311,67 @@ func TestTailIsSlow(t *testing.T) {
 		}
 		mustClose(t, l)
 	})
+}
+
+// A reader that comes in mid-rotation finds what is there.
+func TestTailInMidRotation(t *testing.T) {
+	for _, name := range []string{"SyncPath", "Rename"} {
+		t.Run(name, func(t *testing.T) {
+			dir, d := privateDir(t), newDisk()
+			l := mustOpen(t, config(dir, audit.SyncOS), d.system())
+			mustAppend(t, l, "a", "b")
+			var goOn, waits = make(chan struct{}), make(chan struct{})
+			d.mu.Lock()
+			n := d.calls["Rename"]
+			d.fault = func(c call) (int, error) {
+				if c.name == "SyncPath" && name == c.name || c.name == "Rename" && name == c.name && c.n == n+1 {
+					close(waits)
+					<-goOn
+				}
+				return 0, nil
+			}
+			d.mu.Unlock()
+			rotated := make(chan error, 1)
+			go func() { rotated <- l.Rotate(context.Background()) }()
+			<-waits
+			seqs, _, err := tail(t.Context(), l, 2, false)
+			if err != nil || fmt.Sprint(seqs) != "[2 3]" {
+				t.Errorf("in mid-rotation: %v, %v", seqs, err)
+			}
+			d.mu.Lock()
+			d.fault = nil
+			d.mu.Unlock()
+			close(goOn)
+			if err := <-rotated; err != nil {
+				t.Error(err)
+			}
+			mustClose(t, l)
+		})
+	}
+}
+
+// Records that expire before a reader comes to them are not passed over in silence.
+func TestTailOfExpiredRecords(t *testing.T) {
+	dir := privateDir(t)
+	l := mustOpen(t, config(dir, audit.SyncOS), newDisk().system())
+	for i := range 4 {
+		mustAppend(t, l, fmt.Sprint("r", i)) // two records a file
+		if err := l.Rotate(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var seqs []uint64
+	err := l.Tail(t.Context(), 1, false, func(seq uint64, _ []byte) error {
+		if seqs = append(seqs, seq); seq == 1 {
+			for _, name := range formerNames(t, dir)[:2] {
+				remove(t, filepath.Join(dir, name))
+			}
+		}
+		return nil
+	})
+	var missing *audit.MissingError
+	if !errors.As(err, &missing) || missing.Seq != 3 || missing.Next != 5 || fmt.Sprint(seqs) != "[1 2]" {
+		t.Errorf("tail gives %v and %v, want [1 2] and that 3 and 4 are missing", seqs, err)
+	}
+	mustClose(t, l)
 }
