@@ -43,7 +43,10 @@ const (
 // keeper does what must not hold up the writer: it remembers the last checkpoint, and
 // compresses and removes former files.
 type keeper struct {
-	l          *Log
+	l *Log
+	// lock is let go of last: another broker's keeper would take what this one makes
+	// for its own.
+	lock       *os.File
 	retention  Retention
 	checkpoint string // its path; empty: none is kept
 	remembered uint64
@@ -51,6 +54,7 @@ type keeper struct {
 
 func (k *keeper) run() {
 	defer close(k.l.kept)
+	defer func() { _ = k.lock.Close() }()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -96,7 +100,8 @@ func (k *keeper) tidy() {
 			if f.compressed || k.closing() {
 				continue
 			}
-			if err := k.l.sys.compress(f.path, hidden(k.l.path, compressedSuffix)); err != nil {
+			err := k.l.sys.compress(f.path, hidden(k.l.path, compressedSuffix), k.l.closing)
+			if err != nil && !errors.Is(err, errClosed) {
 				k.l.log.Error("a former file of the audit log could not be compressed", "file", f.path, "error", err)
 			}
 		}
@@ -175,7 +180,8 @@ func (k *keeper) remove(f formerFile, last uint64, why string) bool {
 
 // compress replaces the file at path by a compressed one, path.zst, which is made
 // under the name fresh and read back before. Readers find one of the two at any time.
-func (s system) compress(path, fresh string) error {
+// Once closing is closed it gives up with errClosed: files may be large.
+func (s system) compress(path, fresh string, closing <-chan struct{}) error {
 	from, err := s.open(path, os.O_RDONLY|noFollow, 0)
 	if err != nil {
 		return err
@@ -193,7 +199,7 @@ func (s system) compress(path, fresh string) error {
 		return err
 	}
 	defer func() { _ = to.Close() }()
-	if err := s.compressInto(to, from, info.ModTime()); err != nil {
+	if err := s.compressInto(to, from, info.ModTime(), closing); err != nil {
 		return errors.Join(err, s.remove(fresh))
 	}
 	if err := s.rename(fresh, path+compressedSuffix); err != nil {
@@ -205,13 +211,13 @@ func (s system) compress(path, fresh string) error {
 	return s.remove(path)
 }
 
-func (s system) compressInto(to, from *os.File, written time.Time) error {
+func (s system) compressInto(to, from *os.File, written time.Time, closing <-chan struct{}) error {
 	was, is := sha256.New(), sha256.New()
 	encoder, err := zstd.NewWriter(fileWriter{s, to}, zstd.WithEncoderConcurrency(1))
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(encoder, io.TeeReader(from, was))
+	_, err = io.Copy(encoder, io.TeeReader(untilClosed{from, closing}, was))
 	if err = errors.Join(err, encoder.Close()); err != nil {
 		return err
 	}
@@ -221,7 +227,7 @@ func (s system) compressInto(to, from *os.File, written time.Time) error {
 	if _, err := to.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	if err := decompress(is, to); err != nil {
+	if err := decompress(is, untilClosed{to, closing}); err != nil {
 		return err
 	}
 	if !slices.Equal(was.Sum(nil), is.Sum(nil)) {
@@ -229,6 +235,21 @@ func (s system) compressInto(to, from *os.File, written time.Time) error {
 	}
 	// Age counts from when it was last written.
 	return errors.Join(to.Chmod(fileMode), os.Chtimes(to.Name(), written, written))
+}
+
+// untilClosed reads until closing is closed.
+type untilClosed struct {
+	from    io.Reader
+	closing <-chan struct{}
+}
+
+func (r untilClosed) Read(b []byte) (int, error) {
+	select {
+	case <-r.closing:
+		return 0, errClosed
+	default:
+		return r.from.Read(b)
+	}
 }
 
 // fileWriter writes by the system's calls, so that tests can make them fail.

@@ -2,6 +2,8 @@ package audit_test
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -294,4 +296,46 @@ func TestCompressionThatFails(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Whoever opens the log next must not meet the former keeper at work.
+func TestLockOutlivesTheKeeper(t *testing.T) {
+	dir, d := privateDir(t), newDisk()
+	l := mustOpen(t, config(dir, audit.SyncOS), d.system())
+	for i := range 3 {
+		mustAppend(t, l, fmt.Sprint("r", i))
+		if err := l.Rotate(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustClose(t, l)
+
+	writes, goOn := make(chan struct{}), make(chan struct{})
+	d.fault = func(c call) (int, error) {
+		if c.name == "Sync" && strings.HasSuffix(c.path, ".zst") {
+			close(writes)
+			<-goOn
+		}
+		return 0, nil
+	}
+	cfg := config(dir, audit.SyncOS)
+	cfg.Retention.Compress = true
+	l = mustOpen(t, cfg, d.system())
+	<-writes
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	if err := l.Close(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("close while the disk hangs: %v", err)
+	}
+	if next, err := audit.OpenOn(config(dir, audit.SyncOS), newDisk().system()); err == nil {
+		t.Error("another opens the log while its former files are being compressed")
+		mustClose(t, next)
+	}
+	close(goOn)
+	mustClose(t, l)
+	if left, _ := filepath.Glob(filepath.Join(dir, "*.zst")); left != nil || compressed(formerNames(t, dir)) != 0 {
+		t.Errorf("a compression outlives the close: %v", formerNames(t, dir))
+	}
+	l = mustOpen(t, config(dir, audit.SyncOS), newDisk().system())
+	mustClose(t, l)
 }

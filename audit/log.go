@@ -204,7 +204,7 @@ func open(c Config, sys system) (*Log, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := newWriter(l, lock, c)
+	w := newWriter(l, c)
 	if err = w.open(); err == nil {
 		err = w.openSigning()
 	}
@@ -219,7 +219,7 @@ func open(c Config, sys system) (*Log, error) {
 		return nil, err
 	}
 	w.publish(nil)
-	k := &keeper{l: l, retention: c.Retention, checkpoint: w.checkpointPath}
+	k := &keeper{l: l, lock: lock, retention: c.Retention, checkpoint: w.checkpointPath}
 	go w.run()
 	go k.run()
 	return l, nil

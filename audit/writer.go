@@ -27,7 +27,6 @@ const (
 // writer is the state of the one goroutine that writes.
 type writer struct {
 	l     *Log
-	lock  *os.File
 	logID string
 
 	file  *os.File
@@ -85,9 +84,9 @@ type syncResult struct {
 	err  error
 }
 
-func newWriter(l *Log, lock *os.File, c Config) *writer {
+func newWriter(l *Log, c Config) *writer {
 	w := &writer{
-		l: l, lock: lock, strict: c.StrictStart,
+		l: l, strict: c.StrictStart,
 		upkeepEvery: min(cmp.Or(c.CheckpointInterval, upkeepEvery), upkeepEvery),
 		timer:       time.NewTimer(time.Hour),
 		syncs:       make(chan syncResult, 1),
@@ -406,10 +405,8 @@ func (w *writer) end() {
 		w.signer.wipe()
 	}
 	w.timer.Stop()
-	for _, f := range []*os.File{w.file, w.lock} {
-		if failed := f.Close(); err == nil {
-			err = failed
-		}
+	if failed := w.file.Close(); err == nil {
+		err = failed
 	}
 	if err != nil {
 		w.l.endErr = fmt.Errorf("close the audit log: %w", err)
