@@ -339,3 +339,25 @@ func TestLockOutlivesTheKeeper(t *testing.T) {
 	l = mustOpen(t, config(dir, audit.SyncOS), newDisk().system())
 	mustClose(t, l)
 }
+
+// A broker with nothing to do keeps its history: what the log writes by itself is no
+// reason to go on in a new file.
+func TestIdleLogKeepsItsFiles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := privateDir(t)
+		c := signedConfig(dir, audit.SyncOS)
+		c.Rotation.MaxAge = 24 * time.Hour
+		c.Retention.Files = 2
+		l := mustOpen(t, c, newDisk().system())
+		for i := range 4 {
+			mustAppend(t, l, fmt.Sprint("r", i))
+			time.Sleep(25 * time.Hour)
+		}
+		before := formerNames(t, dir)
+		time.Sleep(10 * 24 * time.Hour)
+		if after := formerNames(t, dir); fmt.Sprint(after) != fmt.Sprint(before) {
+			t.Errorf("ten idle days: %v became %v", before, after)
+		}
+		mustClose(t, l)
+	})
+}

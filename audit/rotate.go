@@ -87,8 +87,9 @@ func (w *writer) upkeep() {
 	}
 }
 
-// rotateIfDue goes on in a new file if the present one is large or old enough, and
-// holds more than its first record.
+// rotateIfDue goes on in a new file if the present one is large enough, and holds more
+// than its first record, or is old enough, and holds more than the log's own: those that
+// a rotation has the keeper write would have an idle log rotate its history away.
 func (w *writer) rotateIfDue() {
 	if w.broken != nil || w.head.seq == w.first || time.Now().Before(w.rotateAfter) {
 		return
@@ -97,7 +98,7 @@ func (w *writer) rotateIfDue() {
 	switch r := w.l.rotation; {
 	case r.MaxSize > 0 && w.size >= r.MaxSize:
 		reason = reasonSize
-	case r.MaxAge > 0 && w.l.now().Sub(w.began) >= r.MaxAge:
+	case r.MaxAge > 0 && w.used && w.age() >= r.MaxAge:
 		reason = reasonAge
 	default:
 		return
@@ -106,6 +107,16 @@ func (w *writer) rotateIfDue() {
 		w.rotateAfter = time.Now().Add(rotateAgain)
 		w.l.log.Error("the audit log could not go on in a new file; it goes on in the one it has, and tries again", "file", w.l.path, "again_in", rotateAgain, "error", err)
 	}
+}
+
+// age is that of the file. It begins anew if the first record is of a time to come: the
+// clock was ahead then.
+func (w *writer) age() time.Duration {
+	now := w.l.now()
+	if now.Before(w.began) {
+		w.began = now
+	}
+	return now.Sub(w.began)
 }
 
 // rotate brings the file to disk, signs where it ends, and goes on in a new one, which

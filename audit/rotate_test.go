@@ -538,3 +538,28 @@ func TestRotationCutOff(t *testing.T) {
 		}
 	}
 }
+
+// A clock that was ahead for a while does not end rotation by age.
+func TestRotationAfterTheClockWasAhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := privateDir(t)
+		c := signedConfig(dir, audit.SyncOS)
+		c.Rotation.MaxAge = 24 * time.Hour
+		began := time.Now()
+		c.Now = func() time.Time {
+			if time.Since(began) < time.Minute {
+				return time.Now().AddDate(10, 0, 0)
+			}
+			return time.Now()
+		}
+		l := mustOpen(t, c, newDisk().system())
+		mustAppend(t, l, "a")
+		time.Sleep(time.Minute)
+		mustAppend(t, l, "b")
+		time.Sleep(25 * time.Hour)
+		if n := len(formerNames(t, dir)); n != 1 {
+			t.Errorf("a day made %d files", n)
+		}
+		mustClose(t, l)
+	})
+}

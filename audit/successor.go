@@ -63,7 +63,7 @@ func (w *writer) openLive(file *os.File, former []formerFile) error {
 		return fmt.Errorf("sync %s: %w", l.path, err)
 	}
 	w.file, w.first, w.logID, w.began = file, begin.seq, begin.logID, begin.time
-	w.head, w.synced = end.last, end.last.seq
+	w.head, w.synced, w.used = end.last, end.last.seq, true
 	if err := w.findSigner(begin.signer); err != nil {
 		return err
 	}
@@ -285,7 +285,7 @@ func (w *writer) begin(h header, rotateTo string) error {
 		_ = w.file.Close() // its content is on disk, or cannot be brought there
 	}
 	w.file, w.moved = file, ""
-	w.first, w.size, w.head, w.began = head.seq, int64(len(line)), head, now
+	w.first, w.size, w.head, w.began, w.used = head.seq, int64(len(line)), head, now, false
 	if written := l.observe.Written; written != nil {
 		written(h.event, OutcomeOK)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 )
 
@@ -39,6 +40,8 @@ type writer struct {
 	moved string
 
 	began time.Time // when the file's first record was written, by the wall clock
+	// used: the file has records that are not about the log itself.
+	used bool
 
 	// keys and signer are unset if nothing is signed.
 	keys           keyStore
@@ -151,6 +154,7 @@ func (w *writer) serve(r *request) {
 		break
 	}
 	if w.broken == nil {
+		w.used = w.used || slices.ContainsFunc(w.batch, func(r *request) bool { return r.event != EventExpire })
 		w.write()
 	} else {
 		w.refuse(w.broken.err)
