@@ -289,6 +289,9 @@ func (w *writer) openSigning() error {
 			return t
 		default:
 			w.alarm(t)
+			if w.broken == nil && w.head.seq != w.signed {
+				w.checkpoint() // so that it is said once, also if this process is killed
+			}
 		}
 	}
 	return nil

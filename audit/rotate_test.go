@@ -563,3 +563,36 @@ func TestRotationAfterTheClockWasAhead(t *testing.T) {
 		mustClose(t, l)
 	})
 }
+
+// An alarm is said once, also if the broker is killed soon after it.
+func TestAlarmIsSaidOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := privateDir(t)
+		c := signedConfig(dir, audit.SyncOS)
+		c.CheckpointInterval = time.Hour
+		l := mustOpen(t, c, newDisk().system())
+		mustAppend(t, l, "a", "b")
+		mustClose(t, l)
+		for _, path := range logFiles(t, dir) { // as after damage
+			remove(t, path)
+		}
+		l = mustOpen(t, c, newDisk().system())
+		mustAppend(t, l, "c")
+		time.Sleep(time.Second)
+		synctest.Wait()
+		killed := privateDir(t)
+		for _, path := range append(logFiles(t, dir), c.SigningKey, filepath.Join(dir, "."+logName+".checkpoint")) {
+			write(t, filepath.Join(killed, filepath.Base(path)), string(readFile(t, path)))
+		}
+		mustClose(t, l)
+
+		strict := signedConfig(killed, audit.SyncOS)
+		strict.StrictStart = true
+		l, err := audit.OpenOn(strict, newDisk().system())
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustClose(t, l)
+		expectSigned(t, killed)
+	})
+}
