@@ -102,7 +102,7 @@ func nextSigner(text string) string {
 
 // readNote reads a checkpoint that was kept at path; fs.ErrNotExist if there is none.
 func (s system) readNote(path string) ([]byte, error) {
-	f, err := s.open(path, os.O_RDONLY|noFollow, 0)
+	f, err := s.openRegular(path, os.O_RDONLY)
 	if err != nil {
 		return nil, err
 	}

@@ -63,15 +63,11 @@ func (s system) lock(path string) (*os.File, error) {
 // openLive opens the file at path to be appended to. Its error is
 // fs.ErrNotExist if there is none.
 func (s system) openLive(path string) (*os.File, error) {
-	info, err := os.Lstat(path)
-	if err == nil && !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file (%s); the audit log's path must name the file itself", path, info.Mode().Type())
-	}
-	f, err := s.open(path, os.O_RDWR|os.O_APPEND|noFollow, 0)
+	f, err := s.openRegular(path, os.O_RDWR|os.O_APPEND)
 	if err != nil {
 		return nil, err
 	}
-	info, err = f.Stat()
+	info, err := f.Stat()
 	switch {
 	case err != nil:
 	case info.Mode().Perm()&0o022 != 0:
@@ -82,6 +78,16 @@ func (s system) openLive(path string) (*os.File, error) {
 		return nil, err
 	}
 	return f, nil
+}
+
+// openRegular opens the file at path. What is none, and might have to be waited for, as a
+// FIFO, is refused.
+func (s system) openRegular(path string, flag int) (*os.File, error) {
+	info, err := os.Lstat(path)
+	if err == nil && !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file (%s); the path must name the file itself", path, info.Mode().Type())
+	}
+	return s.open(path, flag|noFollow, 0)
 }
 
 // create makes a file that holds content and is on disk, under a name that no

@@ -2,6 +2,7 @@ package audit
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"syscall"
 )
@@ -17,4 +18,11 @@ func tryLock(f *os.File) (free bool, err error) {
 		return false, nil
 	}
 	return err == nil, err
+}
+
+// ofAnother tells whether the file belongs to a user that is neither this process's nor
+// root.
+func ofAnother(info fs.FileInfo) bool {
+	uid := info.Sys().(*syscall.Stat_t).Uid
+	return uid != 0 && int(uid) != os.Geteuid()
 }

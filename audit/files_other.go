@@ -4,6 +4,7 @@ package audit
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 )
 
@@ -14,3 +15,5 @@ const noFollow = 0
 func tryLock(*os.File) (bool, error) {
 	return false, errors.New("audit logs can be written on Linux only")
 }
+
+func ofAnother(fs.FileInfo) bool { return false }

@@ -197,8 +197,13 @@ func open(c Config, sys system) (*Log, error) {
 	l.free.Store(FreeUnknown)
 	l.room = l.assemble.room()
 	l.requests.New = func() any { return &request{done: make(chan answer, 1)} }
-	if l.dir, err = checkDir(filepath.Dir(path)); err != nil {
+	if l.dir, err = checkDir(filepath.Dir(path), "the audit log"); err != nil {
 		return nil, err
+	}
+	if c.SigningKey != "" {
+		if _, err := checkDir(filepath.Dir(c.SigningKey), "the audit log's signing key"); err != nil {
+			return nil, err
+		}
 	}
 	lock, err := sys.lock(path)
 	if err != nil {
@@ -379,17 +384,17 @@ func hidden(path, suffix string) string {
 	return filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+suffix)
 }
 
-// checkDir refuses a directory in which others could exchange the log.
-func checkDir(dir string) (fs.FileInfo, error) {
+// checkDir refuses a directory in which others could exchange what it holds.
+func checkDir(dir, what string) (fs.FileInfo, error) {
 	info, err := os.Stat(dir)
 	if err != nil {
-		return nil, fmt.Errorf("the directory of the audit log: %w", err)
+		return nil, fmt.Errorf("the directory of %s: %w", what, err)
 	}
 	if !info.IsDir() {
 		return nil, fmt.Errorf("%s is not a directory", dir)
 	}
 	if info.Mode().Perm()&0o002 != 0 {
-		return nil, fmt.Errorf("%s is writable by everybody (mode %04o), so anybody could exchange the audit log: chmod o-w %s", dir, info.Mode().Perm(), dir)
+		return nil, fmt.Errorf("%s is writable by everybody (mode %04o), so anybody could exchange %s: chmod o-w %s", dir, info.Mode().Perm(), what, dir)
 	}
 	return info, nil
 }

@@ -360,7 +360,7 @@ func TestPathsThatAreRefused(t *testing.T) {
 			if err := errors.Join(os.WriteFile(target, nil, 0o600), os.Symlink(target, path)); err != nil {
 				t.Fatal(err)
 			}
-		}, "is not a regular file (L---------); the audit log's path must name the file itself"},
+		}, "is not a regular file (L---------); the path must name the file itself"},
 		{"a symbolic link to nothing", func(t *testing.T, dir, path string) {
 			if err := os.Symlink(filepath.Join(dir, "target"), path); err != nil {
 				t.Fatal(err)

@@ -596,3 +596,58 @@ func TestAlarmIsSaidOnce(t *testing.T) {
 		expectSigned(t, killed)
 	})
 }
+
+// What is no regular file is refused, and not waited for.
+func TestSigningKeyIsNoFile(t *testing.T) {
+	for _, name := range []string{"key", "key.next", "checkpoint"} {
+		t.Run(name, func(t *testing.T) {
+			dir := privateDir(t)
+			mustClose(t, mustOpen(t, signedConfig(dir, audit.SyncOS), newDisk().system()))
+			path := filepath.Join(dir, "."+logName+"."+name)
+			if err := os.Remove(path); err != nil && name != "key.next" {
+				t.Fatal(err)
+			}
+			if err := syscall.Mkfifo(path, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			l, err := audit.OpenOn(signedConfig(dir, audit.SyncOS), newDisk().system())
+			if err == nil {
+				mustClose(t, l)
+			}
+			if err == nil || !strings.Contains(err.Error(), "not a regular file") {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// Nobody else may exchange the key.
+func TestSigningKeyDirectory(t *testing.T) {
+	dir, state := privateDir(t), privateDir(t)
+	if err := os.Chmod(state, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	c := signedConfig(dir, audit.SyncOS)
+	c.SigningKey = filepath.Join(state, "audit.key")
+	if l, err := audit.OpenOn(c, newDisk().system()); err == nil {
+		mustClose(t, l)
+		t.Error("a directory that everybody may write is taken")
+	}
+}
+
+// A key that belongs to another user is his, too.
+func TestSigningKeyOfSomebodyElse(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give a file away")
+	}
+	dir := privateDir(t)
+	mustClose(t, mustOpen(t, signedConfig(dir, audit.SyncOS), newDisk().system()))
+	key := filepath.Join(dir, "."+logName+".key")
+	if err := os.Chown(key, 12345, -1); err != nil {
+		t.Fatal(err)
+	}
+	if l, err := audit.OpenOn(signedConfig(dir, audit.SyncOS), newDisk().system()); err == nil {
+		mustClose(t, l)
+		t.Error("a key that another user can read is taken")
+	}
+}

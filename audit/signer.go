@@ -102,7 +102,7 @@ func (s keyStore) next() string { return s.path + ".next" }
 
 // load returns the key in the file at path, fs.ErrNotExist if there is none.
 func (s keyStore) load(path string) (*signingKey, error) {
-	f, err := s.sys.open(path, os.O_RDONLY|noFollow, 0)
+	f, err := s.sys.openRegular(path, os.O_RDONLY)
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +111,10 @@ func (s keyStore) load(path string) (*signingKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	if mode := info.Mode(); !mode.IsRegular() || mode.Perm()&0o077 != 0 {
+	if ofAnother(info) {
+		return nil, fmt.Errorf("the audit log's signing key %s belongs to another user, who may sign what he likes: chown it to the broker's user, then rotate it (keybroker audit key rotate)", path)
+	}
+	if mode := info.Mode(); mode.Perm()&0o077 != 0 {
 		return nil, fmt.Errorf("the audit log's signing key %s: others may read it (mode %04o), and sign what they like: chmod 0600 %s, then rotate it (keybroker audit key rotate)", path, mode.Perm(), path)
 	}
 	text, err := io.ReadAll(io.LimitReader(f, 1<<10))

@@ -186,7 +186,7 @@ func (s system) readFormer(path string) (ending, opening, error) {
 
 // replace follows up a file that must not be written any more.
 func (w *writer) replace() error {
-	dir, err := checkDir(filepath.Dir(w.l.path))
+	dir, err := checkDir(filepath.Dir(w.l.path), "the audit log")
 	if err != nil {
 		return err
 	}
