@@ -651,3 +651,44 @@ func TestSigningKeyOfSomebodyElse(t *testing.T) {
 		t.Error("a key that another user can read is taken")
 	}
 }
+
+// After a crash in mid-rotation the former key goes only once the file that names the
+// next one is there for good.
+func TestFormerKeyOutlivesACrash(t *testing.T) {
+	dir, d := privateDir(t), newDisk()
+	l := mustOpen(t, signedConfig(dir, audit.SyncOS), d.system())
+	mustAppend(t, l, "a")
+	d.mu.Lock()
+	renamed := false
+	d.fault = func(c call) (int, error) {
+		renamed = renamed || c.name == "Rename" && strings.HasSuffix(c.path, logName)
+		if renamed && c.name != "Rename" {
+			return 0, syscall.EIO
+		}
+		return 0, nil
+	}
+	d.mu.Unlock()
+	_ = l.Rotate(t.Context())
+	_ = l.Close(t.Context())
+	if _, err := os.Stat(filepath.Join(dir, "."+logName+".key.next")); err != nil {
+		t.Fatal(err)
+	}
+	again := newDisk()
+	var calls []string
+	again.fault = func(c call) (int, error) {
+		calls = append(calls, c.name+" "+filepath.Base(c.path))
+		return 0, nil
+	}
+	l = mustOpen(t, signedConfig(dir, audit.SyncOS), again.system())
+	again.mu.Lock()
+	all := strings.Join(calls, "\n")
+	again.mu.Unlock()
+	mustClose(t, l)
+	before, _, ok := strings.Cut(all, "Write ."+logName+".key\n")
+	if !ok {
+		t.Fatalf("nothing was wiped:\n%s", all)
+	}
+	if !strings.Contains(before, "SyncPath") {
+		t.Errorf("the former key is wiped before the log's directory is synced:\n%s", all)
+	}
+}

@@ -58,9 +58,13 @@ func (w *writer) openLive(file *os.File, former []formerFile) error {
 	if err != nil {
 		return err
 	}
-	// What a process that crashed had written may not be on disk yet.
+	// What a process that crashed had written may not be on disk yet, nor its renames,
+	// after which the former signing key is wiped.
 	if err := l.sys.sync(file); err != nil {
 		return fmt.Errorf("sync %s: %w", l.path, err)
+	}
+	if err := l.sys.syncPath(filepath.Dir(l.path)); err != nil {
+		return fmt.Errorf("sync %s: %w", filepath.Dir(l.path), err)
 	}
 	w.file, w.first, w.logID, w.began = file, begin.seq, begin.logID, begin.time
 	w.head, w.synced, w.used = end.last, end.last.seq, true
