@@ -87,15 +87,19 @@ func (k *keeper) remember() {
 
 // tidy compresses what is to be compressed, and removes what is not to be kept.
 func (k *keeper) tidy() {
+	live := k.l.stands().first
 	files, err := formerFiles(k.l.path)
 	if err != nil {
 		k.l.log.Error("the audit log's former files cannot be listed", "file", k.l.path, "error", err)
 		return
 	}
+	// Those from live on have got their names since, or get them just now: where they end
+	// is not known yet.
+	files = slices.DeleteFunc(files, func(f formerFile) bool { return f.first >= live })
 	if len(files) == 0 {
 		return
 	}
-	if files = k.expire(files); k.retention.Compress && len(files) > 0 {
+	if files = k.expire(files, live); k.retention.Compress && len(files) > 0 {
 		for _, f := range files[:len(files)-1] {
 			if f.compressed || k.closing() {
 				continue
@@ -119,8 +123,8 @@ func (k *keeper) closing() bool {
 
 // expire removes files that are not to be kept, the oldest first, and returns the
 // others. A hole in the middle would be taken for tampering, so it ends at the first
-// that stays.
-func (k *keeper) expire(files []formerFile) []formerFile {
+// that stays. live is the first record after them.
+func (k *keeper) expire(files []formerFile, live uint64) []formerFile {
 	sizes := make([]int64, len(files))
 	written := make([]time.Time, len(files))
 	var total int64
@@ -137,7 +141,7 @@ func (k *keeper) expire(files []formerFile) []formerFile {
 		old := r.Age > 0 && k.l.now().Sub(written[i]) > r.Age
 		many := r.Files > 0 && len(files)-i > r.Files
 		large := r.Size > 0 && total > r.Size
-		last := k.l.stands().first - 1 // the file's last record
+		last := live - 1 // the file's last record
 		if i+1 < len(files) {
 			last = files[i+1].first - 1
 		}

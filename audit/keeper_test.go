@@ -361,3 +361,38 @@ func TestIdleLogKeepsItsFiles(t *testing.T) {
 		mustClose(t, l)
 	})
 }
+
+// In mid-rotation a file has its rotated name already, and its records are not known to
+// be anchored: it stays.
+func TestRetentionInMidRotation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir, d := privateDir(t), newDisk()
+		cfg := config(dir, audit.SyncOS)
+		cfg.Retention = audit.Retention{Size: 1, Anchored: true}
+		l := mustOpen(t, cfg, d.system())
+		mustAppend(t, l, "a", "b")
+		goOn := make(chan struct{})
+		d.mu.Lock()
+		d.fault = func(c call) (int, error) {
+			if c.name == "SyncPath" {
+				<-goOn
+			}
+			return 0, nil
+		}
+		d.mu.Unlock()
+		rotated := make(chan error, 1)
+		go func() { rotated <- l.Rotate(context.Background()) }()
+		synctest.Wait()
+		l.Anchored(1)
+		synctest.Wait()
+		close(goOn)
+		if err := <-rotated; err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if names := formerNames(t, dir); len(names) != 1 {
+			t.Errorf("left are %v; want the file that is not anchored", names)
+		}
+		mustClose(t, l)
+	})
+}
