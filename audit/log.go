@@ -220,6 +220,9 @@ func open(c Config, sys system) (*Log, error) {
 		if w.file != nil {
 			_ = w.file.Close()
 		}
+		if w.signer != nil {
+			w.signer.wipe()
+		}
 		_ = lock.Close()
 		return nil, err
 	}

@@ -55,14 +55,16 @@ func (k *signingKey) KeyHash() uint32 { return k.hash }
 // Sign implements note.Signer.
 func (k *signingKey) Sign(msg []byte) ([]byte, error) { return ed25519.Sign(k.private, msg), nil }
 
-// wipe ends the key: nothing can be signed with it any more.
+// wipe ends the key: nothing can be signed with it any more. What crypto/ed25519 keeps of
+// it goes with the garbage.
 func (k *signingKey) wipe() { clear(k.private) }
 
 // text is the key as its file holds it: the form of note.GenerateKey, and a newline.
 func (k *signingKey) text() []byte {
-	data := append([]byte{algEd25519}, k.private.Seed()...)
+	data := append([]byte{algEd25519}, k.private[:ed25519.SeedSize]...) // Seed copies, too
 	defer clear(data)
-	text := fmt.Appendf(nil, "%s%s+%08x+", privatePrefix, signerName, k.hash)
+	const size = 128 // more than it takes: what grew would leave a copy behind
+	text := fmt.Appendf(make([]byte, 0, size), "%s%s+%08x+", privatePrefix, signerName, k.hash)
 	text = base64.StdEncoding.AppendEncode(text, data)
 	return append(text, '\n')
 }
@@ -70,7 +72,8 @@ func (k *signingKey) text() []byte {
 // parseSigningKey reads what text writes. It quotes nothing of it.
 func parseSigningKey(text []byte) (*signingKey, error) {
 	wrong := errors.New("it holds no signing key of an audit log")
-	rest, ok := bytes.CutPrefix(bytes.TrimSuffix(text, []byte("\n")), []byte(privatePrefix+signerName+"+"))
+	text = bytes.TrimSuffix(text, []byte("\n"))
+	rest, ok := bytes.CutPrefix(text, []byte(privatePrefix+signerName+"+"))
 	_, encoded, found := bytes.Cut(rest, []byte("+"))
 	if !ok || !found {
 		return nil, wrong
@@ -85,7 +88,10 @@ func parseSigningKey(text []byte) (*signingKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	if written := k.text(); !bytes.Equal(written, append(bytes.TrimSuffix(text, []byte("\n")), '\n')) {
+	written := k.text()
+	defer clear(written)
+	if !bytes.Equal(bytes.TrimSuffix(written, []byte("\n")), text) {
+		k.wipe()
 		return nil, wrong
 	}
 	return k, nil
