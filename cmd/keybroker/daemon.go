@@ -298,10 +298,17 @@ func (d *daemon) reloadOnHangup(ctx context.Context) error {
 			if err := d.broker.ReloadBySignal(ctx); err != nil {
 				d.log.Error("reload", "error", err)
 			}
-			if err := d.audit.Reopen(ctx); err != nil {
-				d.log.Error("reopen the audit log", "error", err)
-			}
+			d.reopenAudit(ctx)
 		}
+	}
+}
+
+// reopenAudit does not wait for a disk that hangs: the next SIGHUP may be the remedy.
+func (d *daemon) reopenAudit(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, auditTimeout)
+	defer cancel()
+	if err := d.audit.Reopen(ctx); err != nil {
+		d.log.Error("reopen the audit log", "error", err)
 	}
 }
 
