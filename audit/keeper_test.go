@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -256,14 +257,16 @@ func TestCompressionThatFails(t *testing.T) {
 
 				cfg := config(dir, audit.SyncOS)
 				cfg.Retention.Compress = true
-				failed, renamed := 0, false
+				var failed, renamed atomic.Bool
 				d.fault = func(c call) (int, error) {
 					former := strings.Contains(c.path, ".zst") || strings.Contains(c.path, logName+".0")
-					if c.name == name && (former || name == "SyncPath" && renamed) {
-						failed++
+					if c.name == name && (former || name == "SyncPath" && renamed.Load()) {
+						failed.Store(true)
 						return 0, syscall.ENOSPC
 					}
-					renamed = renamed || c.name == "Rename" && former
+					if c.name == "Rename" && former {
+						renamed.Store(true)
+					}
 					return 0, nil
 				}
 				l = mustOpen(t, cfg, d.system())
@@ -271,7 +274,7 @@ func TestCompressionThatFails(t *testing.T) {
 				d.mu.Lock()
 				d.fault = nil
 				d.mu.Unlock()
-				if failed == 0 {
+				if !failed.Load() {
 					t.Error("nothing failed, so this shows nothing")
 				}
 				for _, file := range before {

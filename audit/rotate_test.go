@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -659,10 +660,12 @@ func TestFormerKeyOutlivesACrash(t *testing.T) {
 	l := mustOpen(t, signedConfig(dir, audit.SyncOS), d.system())
 	mustAppend(t, l, "a")
 	d.mu.Lock()
-	renamed := false
+	var renamed atomic.Bool // the keeper's calls come beside the writer's
 	d.fault = func(c call) (int, error) {
-		renamed = renamed || c.name == "Rename" && strings.HasSuffix(c.path, logName)
-		if renamed && c.name != "Rename" {
+		if c.name == "Rename" && strings.HasSuffix(c.path, logName) {
+			renamed.Store(true)
+		}
+		if renamed.Load() && c.name != "Rename" {
 			return 0, syscall.EIO
 		}
 		return 0, nil
@@ -674,15 +677,18 @@ func TestFormerKeyOutlivesACrash(t *testing.T) {
 		t.Fatal(err)
 	}
 	again := newDisk()
+	var mu sync.Mutex
 	var calls []string
 	again.fault = func(c call) (int, error) {
+		mu.Lock()
+		defer mu.Unlock()
 		calls = append(calls, c.name+" "+filepath.Base(c.path))
 		return 0, nil
 	}
 	l = mustOpen(t, signedConfig(dir, audit.SyncOS), again.system())
-	again.mu.Lock()
+	mu.Lock()
 	all := strings.Join(calls, "\n")
-	again.mu.Unlock()
+	mu.Unlock()
 	mustClose(t, l)
 	before, _, ok := strings.Cut(all, "Write ."+logName+".key\n")
 	if !ok {

@@ -246,6 +246,7 @@ var metrics = map[string]struct {
 	"keybroker_audit_head_seq":                   {dto.MetricType_GAUGE, nil},
 	"keybroker_audit_free_bytes":                 {dto.MetricType_GAUGE, nil},
 	"keybroker_audit_min_free_bytes":             {dto.MetricType_GAUGE, nil},
+	"keybroker_audit_anchor_errors_total":        {dto.MetricType_COUNTER, nil},
 	"keybroker_config_last_reload_success":       {dto.MetricType_GAUGE, nil},
 	"keybroker_build_info":                       {dto.MetricType_GAUGE, []string{"goversion", "revision", "version"}},
 }
