@@ -62,7 +62,9 @@ func newTmpfs(t *testing.T, size string) *disk {
 	t.Helper()
 	needRoot(t, "mounting a file system")
 	d := &disk{t: t, at: t.TempDir()}
-	run(t, "mount", "-t", "tmpfs", "-o", "mode=0750,size="+size, "tmpfs", d.at)
+	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "mode=0750,size="+size, "tmpfs", d.at).CombinedOutput(); err != nil {
+		withheld(t, fmt.Sprintf("a memory disk of the test's own needs CAP_SYS_ADMIN: %s", out))
+	}
 	t.Cleanup(func() { run(t, "umount", "-l", d.at) }) // a FUSE above it may close its files a little later
 	return d
 }
@@ -90,7 +92,7 @@ func newExt4(t *testing.T) *disk {
 	run(t, "mkfs.ext4", "-q", image)
 	out, err := exec.Command("losetup", "-f", "--show", image).CombinedOutput()
 	if err != nil {
-		without(t, fmt.Sprintf("an ext4 of the test's own needs a loop device: %s", out))
+		withheld(t, fmt.Sprintf("an ext4 of the test's own needs a loop device: %s", out))
 	}
 	d.loop = strings.TrimSpace(string(out))
 	t.Cleanup(func() { run(t, "losetup", "-d", d.loop) })
@@ -123,7 +125,7 @@ func (d *disk) losePower() {
 	}
 	defer f.Close()
 	if err := unix.IoctlSetPointerInt(int(f.Fd()), shutdown, noLogFlush); err != nil {
-		without(d.t, "this kernel's ext4 cannot be shut down: "+err.Error())
+		withheld(d.t, "this kernel's ext4 cannot be shut down: "+err.Error())
 	}
 }
 
@@ -140,7 +142,7 @@ func newFUSE(t *testing.T) *disk {
 	server, err := fs.Mount(d.at, &faultyNode{under.(*fs.LoopbackNode), d.fuse},
 		&fs.Options{MountOptions: fuse.MountOptions{DirectMountStrict: true, FsName: "faulty"}})
 	if err != nil {
-		without(t, "a file system of the test's own needs /dev/fuse: "+err.Error())
+		withheld(t, "a file system of the test's own needs /dev/fuse: "+err.Error())
 	}
 	t.Cleanup(func() {
 		if err := server.Unmount(); err != nil {

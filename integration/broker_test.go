@@ -38,6 +38,13 @@ func without(t *testing.T, what string) {
 	t.Skip(what)
 }
 
+// withheld ends a test for which this host's kernel, or the container that it runs in,
+// lacks something that nobody can install: as a skip that names it, in CI as well.
+func withheld(t *testing.T, what string) {
+	t.Helper()
+	t.Skip("SKIP: " + what)
+}
+
 // needRoot ends a test of what only root can do.
 func needRoot(t *testing.T, what string) {
 	t.Helper()
