@@ -32,7 +32,7 @@ func hidingKeyPath(c *Config, path string) string {
 // hidingKey reads the key at path, and makes it if there is none. It is never replaced:
 // what is hidden under another could not be compared.
 func (s system) hidingKey(path string, random io.Reader) (key []byte, err error) {
-	f, err := s.open(path, os.O_RDONLY|noFollow, 0)
+	f, err := s.openRegular(path, os.O_RDONLY)
 	if errors.Is(err, fs.ErrNotExist) {
 		return s.newHidingKey(path, random)
 	}
@@ -44,7 +44,10 @@ func (s system) hidingKey(path string, random io.Reader) (key []byte, err error)
 	if err != nil {
 		return nil, err
 	}
-	if mode := info.Mode(); !mode.IsRegular() || mode.Perm()&0o077 != 0 {
+	if ofAnother(info) {
+		return nil, fmt.Errorf("%s, under which values in the audit log are hidden, belongs to another user, who can guess what is hidden: chown it to the broker's user", path)
+	}
+	if mode := info.Mode(); mode.Perm()&0o077 != 0 {
 		return nil, fmt.Errorf("%s, under which values in the audit log are hidden: others may read it (mode %04o), and guess what is hidden: chmod 0600 %s", path, mode.Perm(), path)
 	}
 	text, err := io.ReadAll(io.LimitReader(f, 1<<10))

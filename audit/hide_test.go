@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/keybroker/keybroker/audit"
@@ -203,5 +204,21 @@ func TestHidingKeyThatIsNone(t *testing.T) {
 				t.Error("it was changed")
 			}
 		})
+	}
+}
+
+// What stands in the place of the key and might have to be waited for is refused.
+func TestHidingKeyThatIsAFIFO(t *testing.T) {
+	c := signedConfig(privateDir(t), audit.SyncOS)
+	path := strings.TrimSuffix(c.SigningKey, ".key") + ".hmac"
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l, err := audit.OpenOn(c, newDisk().system())
+	if err == nil {
+		mustClose(t, l)
+	}
+	if err == nil || !strings.Contains(err.Error(), path+" is not a regular file") {
+		t.Errorf("%v", err)
 	}
 }

@@ -158,7 +158,9 @@ func TestRetentionWaitsForTheAnchor(t *testing.T) {
 
 // What was compressed can be read by everybody else's zstd, by those who follow the log,
 // and by the next start. The youngest former file is left as it is.
-func TestCompression(t *testing.T) {
+func TestCompression(t *testing.T) { synctest.Test(t, testCompression) }
+
+func testCompression(t *testing.T) {
 	dir := privateDir(t)
 	cfg := signedConfig(dir, audit.SyncOS)
 	cfg.Retention.Compress = true
@@ -179,10 +181,9 @@ func TestCompression(t *testing.T) {
 	mustClose(t, l)
 	// What the close cut short, the next start does.
 	l = mustOpen(t, cfg, newDisk().system())
-	for deadline := time.Now().Add(20 * time.Second); compressed(formerNames(t, dir)) < 3; time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("former files: %v", formerNames(t, dir))
-		}
+	synctest.Wait()
+	if names := formerNames(t, dir); compressed(names) != 3 {
+		t.Fatalf("former files: %v", names)
 	}
 	var seqs []uint64
 	if err := l.Tail(t.Context(), 1, false, func(seq uint64, _ []byte) error {

@@ -16,9 +16,9 @@ import (
 // it stands in the file, without the newline. If fromSeq is 0, it begins with
 // the next record to be written; if that record is no longer in the directory,
 // with the oldest that is; records that are removed later, before they are read, are
-// missing. Without follow it ends after the record that was the
-// last when it was called; with follow it goes on until ctx ends, and then
-// returns ctx's error, or until the log is closed.
+// missing. Without follow it ends after the record that was the last when it was called;
+// with follow it goes on until ctx ends, and then returns ctx's error, or until the log
+// is closed.
 //
 // It reads the files and never holds up the writer. fn must not keep line. An
 // error of fn ends Tail and is returned as it is. A *MissingError says that

@@ -191,9 +191,8 @@ func New(ctx context.Context, o Options, s Settings) (*Broker, error) {
 }
 
 // Close ends the Broker's background work, wipes the cache but not what is handed
-// over or sealed of it, writes the audit's
-// stop record and closes the KMSs. The front doors are closed before it. ctx
-// bounds the wait for the record.
+// over or sealed of it, writes the audit's stop record and closes the KMSs. The front
+// doors are closed before it. ctx bounds the wait for the record.
 func (b *Broker) Close(ctx context.Context) error {
 	b.stop()
 	b.cache.Close()

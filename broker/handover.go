@@ -106,8 +106,7 @@ func (b *Broker) logRestored(r restored) {
 
 // restore caches what the former process handed over, as far as it verifies, is still
 // configured and is not too old. It is as old as it was, and no envelope is made
-// with it: how often it was used for that is
-// not known.
+// with it: how often it was used for that is not known.
 func (b *Broker) restore(snap *snapshot, from *handover.Received) restored {
 	r := restored{
 		what: "what the former process left", of: "the former process",
