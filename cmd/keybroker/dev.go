@@ -207,7 +207,7 @@ func (d dev) lines(program, aws string) string {
 		program + " keys",
 		"# who asked for what",
 		program + " audit tail",
-		program + " audit verify " + quote(d.path("audit.jsonl")),
+		program + " audit verify " + quote(d.path("audit.jsonl")) + "*", // and those before it
 	}
 	if _, err := os.Lstat(d.path("aws.secret")); err == nil && aws != "" {
 		lines = append(lines,
